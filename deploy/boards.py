@@ -1,0 +1,293 @@
+"""
+boards.yaml: the registry of boards.
+
+The file holds facts about hardware and how to reach it; no state and no secrets.  Unknown keys are refused with the
+nearest known one, and every error carries file, line and key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from deploy.errors import ConfigError, UnknownBoard, nearest
+
+SCHEMA = 1
+DEFAULT_ROOT = "~/.local/share/deploy"
+
+
+class _Strict(BaseModel):
+    """Refuses unknown keys, and says which key may have been meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "has no key '{key}'{suggestion}",
+                        {"key": str(key), "suggestion": nearest(str(key), cls.model_fields)},
+                    )
+        return data
+
+
+class Cpu(_Strict):
+    """What the board's CPU should be; compared with what the agent finds there."""
+
+    arch: Literal["aarch64", "armv7l", "x86_64"]
+    cores: int | None = Field(None, ge=1, description="number of CPUs Linux shows")
+    features: tuple[str, ...] = Field((), description="as /proc/cpuinfo names them: asimddp, avx512_vnni, ...")
+
+
+class Rail(_Strict):
+    """A supply line with a meter on it."""
+
+    name: str = Field(description="label of the rail as the meter gives it, e.g. VDD_IN")
+    meter: str | None = Field(None, description="chip that must measure it, e.g. ina3221, ina226, rapl")
+    scope: Literal["module", "board-dc", "wall-ac", "soc-rails"] | None = Field(
+        None, description="what the line feeds; the meter alone often cannot tell"
+    )
+    sample_rate_hz: float = Field(100.0, gt=0, le=10_000, description="mean rate of the jittered sampling")
+
+
+class LocalTransport(_Strict):
+    """This machine; the agent is a child process."""
+
+    kind: Literal["local"]
+
+
+class SshTransport(_Strict):
+    """User, port, key and jump host come from your own ~/.ssh/config unless given here."""
+
+    kind: Literal["ssh"]
+    host: str
+    user: str | None = None
+    port: int | None = Field(None, ge=1, le=65535)
+    identity: str | None = Field(None, description="path of a private key")
+    timeout_s: float = Field(10.0, gt=0, description="for reaching the board, each attempt")
+
+
+class SerialTransport(_Strict):
+    """A console on a UART."""
+
+    kind: Literal["serial"]
+    port: str = Field(description="/dev/serial/by-id/..., or an rfc2217:// URL")
+    baud: int = Field(115_200, ge=9600)
+    user: str | None = None
+
+
+Transport = Annotated[LocalTransport | SshTransport | SerialTransport, Field(discriminator="kind")]
+
+
+class Board(_Strict):
+    """One physical machine."""
+
+    name: str = Field("", exclude=True)  # the key in `boards`
+    kind: Literal["raspberry-pi", "jetson", "pynq", "generic"]
+    description: str = ""
+    transport: Transport
+    python: str | None = Field(None, description="the Python there, 3.9 or newer; python3 if not given")
+    root: str = Field(DEFAULT_ROOT, description="the only folder of the board that deploy writes to")
+    cpu: Cpu | None = None
+    rails: tuple[Rail, ...] = ()
+    tags: tuple[str, ...] = ()
+    memory_limit_mib: int | None = Field(None, ge=16, description="for the process that runs a model")
+
+
+class _File(_Strict):
+    schema_: Literal[1] = Field(alias="schema")
+    boards: dict[str, Board]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:  # the alias is what a file may say
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in ("schema", "boards"):
+                    suggestion = nearest(str(key), ("schema", "boards"))
+                    raise PydanticCustomError(
+                        "unknown_key", "has no key '{key}'{suggestion}", {"key": str(key), "suggestion": suggestion}
+                    )
+        return data
+
+
+LOCAL = Board(
+    name="local",
+    kind="generic",
+    description="this machine, through an agent in a process of its own",
+    transport=LocalTransport(kind="local"),
+)
+
+
+class Registry:
+    """
+    The boards of one file.
+
+    Attributes:
+        path: of the file; None when there is none and only the embedded board `local` is known.
+    """
+
+    def __init__(self, boards: Mapping[str, Board], path: Path | None) -> None:
+        self._boards = dict(boards)
+        self.path = path
+
+    def __iter__(self) -> Any:
+        return iter(self._boards.values())
+
+    def __getitem__(self, name: str) -> Board:
+        """
+        Raises:
+            UnknownBoard: with the nearest name.
+        """
+        try:
+            return self._boards[name]
+        except KeyError:
+            where = self.path or "the embedded registry"
+            raise UnknownBoard(
+                f"no board {name!r} in {where}{nearest(name, self._boards)}",
+                "`deploy boards` lists them, `deploy boards add` registers one",
+                board=name,
+            ) from None
+
+    @property
+    def state_dir(self) -> Path:
+        """Where what belongs to the file lies: its folder, or the user's configuration folder."""
+        if self.path is not None:
+            return self.path.resolve().parent
+        return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "deploy"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The pinned host keys."""
+        return self.state_dir / "known_hosts"
+
+
+def find_file(explicit: str | None = None) -> Path | None:
+    """The file to use: `explicit`, $DEPLOY_BOARDS, ./boards.yaml, ~/.config/deploy/boards.yaml; None if none is."""
+    chosen = explicit or os.environ.get("DEPLOY_BOARDS")
+    if chosen:
+        return Path(chosen)
+    user = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "deploy" / "boards.yaml"
+    return next((path for path in (Path("boards.yaml"), user) if path.is_file()), None)
+
+
+def load(explicit: str | None = None) -> Registry:
+    """
+    Read the registry.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or a value does not fit; every problem with its line.
+    """
+    path = find_file(explicit)
+    return Registry({"local": LOCAL}, None) if path is None else parse(_read(path), path)
+
+
+def parse(text: str, path: Path) -> Registry:
+    """
+    Read the registry from `text`; `path` is for messages and for what lies beside the file.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        raw = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = (error.problem_mark.line + 1) if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}", path=str(path), line=line) from None
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{path}:1: expected `schema: {SCHEMA}` and `boards:`", path=str(path), line=1)
+    try:
+        parsed = _File.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(raw, dict(entry), path) for entry in error.errors()]
+        raise ConfigError("\n".join(problems), path=str(path)) from None
+    boards = {name: board.model_copy(update={"name": name}) for name, board in parsed.boards.items()}
+    return Registry(boards, path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(
+            f"{path}: {reason}", "`deploy --boards FILE ...` or $DEPLOY_BOARDS name the board file", path=str(path)
+        ) from None
+
+
+def _problem(raw: Any, error: dict[str, Any], path: Path) -> str:
+    """One validation error as ``file:line: key: what is wrong``."""
+    node, line, shown = raw, 1, ""
+    for step in error["loc"]:
+        # The tag of a union is part of pydantic's location, and not of the file.
+        if isinstance(node, Mapping) and step in node:
+            line = node.lc.key(step)[0] + 1  # type: ignore[attr-defined]  # ruamel's CommentedMap
+            shown += f".{step}" if shown else str(step)
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            line = node.lc.item(step)[0] + 1  # type: ignore[attr-defined]
+            shown += f"[{step}]"
+        else:
+            continue
+        node = node[step]
+    kind, context = error["type"], error.get("ctx", {})
+    subject = shown or "the file"
+    if kind == "unknown_key":
+        if isinstance(node, Mapping) and context["key"] in node:
+            line = node.lc.key(context["key"])[0] + 1  # type: ignore[attr-defined]
+        return f"{path}:{line}: {subject} has no key {context['key']!r}{context['suggestion']}"
+    if kind == "missing":
+        return f"{path}:{line}: {subject} needs the key {error['loc'][-1]!r}"
+    if kind == "union_tag_not_found":
+        return f"{path}:{line}: {subject} needs the key 'kind': local, ssh or serial"
+    if kind == "union_tag_invalid":
+        tags = ("local", "ssh", "serial")
+        return f"{path}:{line}: {subject}.kind is {context['tag']!r}{nearest(context['tag'], tags)}"
+    value = error.get("input")
+    shown_value = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""
+    if kind == "literal_error" and isinstance(value, str):
+        choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
+        return f"{path}:{line}: {subject} is {value!r}{nearest(value, choices)}"
+    return f"{path}:{line}: {subject}: {error['msg'][0].lower()}{error['msg'][1:]}{shown_value}"
+
+
+def add(path: Path, name: str, entry: dict[str, Any]) -> Board:
+    """
+    Append a board to the file, which is made if it is not there; comments and order of the rest stay.
+
+    Raises:
+        ConfigError: the name is taken, or the entry does not fit; the file is as it was.
+    """
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="rt")
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    text = _read(path) if path.exists() else f"schema: {SCHEMA}\nboards:\n"
+    if path.exists():
+        if any(board.name == name for board in parse(text, path)):
+            raise ConfigError(f"{path}: board {name!r} is there already", path=str(path))
+    raw = yaml.load(text)
+    if raw["boards"] is None:
+        raw["boards"] = {}
+    raw["boards"][name] = entry
+    out = StringIO()
+    yaml.dump(raw, out)
+    board = parse(out.getvalue(), path)[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging.write_text(out.getvalue(), encoding="utf-8")
+    os.replace(staging, path)
+    return board

@@ -1,0 +1,188 @@
+"""
+Every exception that a user may see.
+
+::
+
+    DeployError
+        UsageError              the command line asks for something that cannot be meant
+        ConfigError             boards.yaml: unreadable, or a value that does not fit
+        UnknownBoard
+        TransportError          no conversation with the board
+            BoardUnreachable
+            HostKeyChanged
+            NoPython
+            BoardSilent         nothing came for too long, or the agent ended
+        BoardError              the agent answered, and the answer is no
+            DiskFull
+            ModelRefused        the runtime on the board will not have this model
+            RunnerKilled        the process that ran the model died
+            BadInput            shape or dtype of what was fed
+            NotOnBoard
+        RuntimeMissing          the board has no LiteRT and none could be brought
+        BundleError             a file that is no bundle, or a damaged one
+        BuildError              the model could not be made
+        DataError               a data set that is not what it should be
+        GoldenMismatch          the board's answers are not the golden ones
+        StoreError              the results store
+
+An exception carries its facts as attributes and one line as its text; `hint` is something to type or to do.
+The library prints nothing: `deploy.cli` shows both and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from devices.protocol import errors as codes
+
+
+class DeployError(Exception):
+    """
+    Base of all; its text is one line that says what happened, with the facts.
+
+    Args:
+        message: that line.
+        hint: a next step, or None.
+        facts: become attributes of the exception.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str | None = None, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["facts"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class UsageError(DeployError):
+    exit_code = 2
+
+
+class ConfigError(DeployError):
+    pass
+
+
+class UnknownBoard(DeployError):
+    pass
+
+
+class TransportError(DeployError):
+    pass
+
+
+class BoardUnreachable(TransportError):
+    pass
+
+
+class HostKeyChanged(TransportError):
+    pass
+
+
+class NoPython(TransportError):
+    pass
+
+
+class BoardSilent(TransportError):
+    pass
+
+
+class BoardError(DeployError):
+    """
+    An error the agent reported.
+
+    Attributes:
+        code: one of `devices.protocol.errors`.
+    """
+
+    code: str = ""
+
+
+class DiskFull(BoardError):
+    pass
+
+
+class ModelRefused(BoardError):
+    pass
+
+
+class RunnerKilled(BoardError):
+    pass
+
+
+class BadInput(BoardError):
+    pass
+
+
+class NotOnBoard(BoardError):
+    pass
+
+
+class RuntimeMissing(BoardError):
+    pass
+
+
+class BundleError(DeployError):
+    pass
+
+
+class BuildError(DeployError):
+    pass
+
+
+class DataError(DeployError):
+    pass
+
+
+class GoldenMismatch(DeployError):
+    pass
+
+
+class StoreError(DeployError):
+    pass
+
+
+_BY_CODE: dict[str, tuple[type[BoardError], str | None]] = {
+    codes.DISK_FULL: (DiskFull, "`deploy boards clean {board}` removes all that deploy ever put there"),
+    codes.MODEL_REFUSED: (ModelRefused, "`deploy inspect MODEL` lists its operators"),
+    codes.RUNNER_KILLED: (RunnerKilled, None),
+    codes.TIME_LIMIT: (RunnerKilled, "`--limit-s SECONDS` gives it more time"),
+    codes.BAD_INPUT: (BadInput, "`deploy inspect MODEL` shows what it takes"),
+    codes.NOT_FOUND: (NotOnBoard, None),
+    codes.NO_RUNTIME: (RuntimeMissing, "`deploy push --board {board} BUNDLE` brings numpy and LiteRT along"),
+}
+
+
+def from_agent(board: str, header: dict[str, Any], what: str = "") -> BoardError:
+    """
+    The exception for an ERROR frame.
+
+    Args:
+        board: its name.
+        header: of the frame.
+        what: the file it is about, to stand in front of the reason.
+    """
+    code = str(header.get("code", codes.INTERNAL))
+    kind, hint = _BY_CODE.get(code, (BoardError, None))
+    facts = header.get("facts") or {}
+    subject = f"{what}: " if what else ""
+    error = kind(f"{subject}{header.get('message')} (board {board!r})", hint and hint.format(board=board), **facts)
+    error.code = code
+    return error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` where something known is near, else what is known, else nothing."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(map(repr, names))}" if names else ""

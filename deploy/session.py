@@ -1,0 +1,370 @@
+"""
+One conversation with one agent.
+
+`connect` brings the agent up on a board and gives a `Session`.  A session sends requests and waits for their
+answers; events that belong to an answer go to a callback as they come.  While it is open, a thread tells the agent
+now and then that the host is still here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from deploy import bootstrap
+from deploy.boards import Board, LocalTransport
+from deploy.errors import BoardSilent, DiskFull, NoPython, TransportError, from_agent
+from deploy.transport import Channel, Transport, open_transport
+from devices.protocol.framing import MAGIC, Decoder, Encoder, FrameError, Kind, Message
+
+PROTOCOL = 1
+SILENCE_S = 15.0  # the agent sends a heartbeat every second
+START_S = 60.0  # a cold Pi unpacks and compiles the agent first
+HEARTBEAT_S = 10.0
+BLOB_CHUNK = 256 * 1024
+
+OnEvent = Callable[[dict[str, Any], bytes], None]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a request."""
+
+    header: dict[str, Any]
+    payload: bytes
+
+
+class Session:
+    """
+    See the module.
+
+    Attributes:
+        board: whom we talk to.
+        hello: what the agent said of itself and the board.
+        pinned: fingerprint of a host key that was met and recorded just now, else None.
+    """
+
+    def __init__(self, board: Board, channel: Channel, silence_s: float = SILENCE_S) -> None:
+        self.board = board
+        self.hello: dict[str, Any] = {}
+        self.pinned: str | None = None
+        self._channel = channel
+        self._silence_s = silence_s
+        self._encoder = Encoder()
+        self._decoder = Decoder(lossy=channel.lossy)
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._listeners: dict[int, OnEvent] = {}
+        self._pending: list[Message] = []
+        self._last_event = "nothing"
+        self._closed = threading.Event()
+
+    def start(self, greeting: bytes) -> None:
+        """
+        Take what came so far and wait for the agent's hello.
+
+        Raises:
+            TransportError: the agent speaks another protocol.
+            BoardSilent: no hello came.
+        """
+        self._pending += self._decoder.feed(greeting)
+        message = self._receive(START_S)
+        if message.kind is not Kind.HELLO or message.header.get("protocol") != PROTOCOL:
+            found = message.header.get("protocol", message.kind.name)
+            raise TransportError(
+                f"the agent on {self.board.name!r} speaks protocol {found}, this deploy speaks {PROTOCOL}",
+                board=self.board.name,
+            )
+        self.hello = message.header
+        threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True).start()
+
+    def request(
+        self, op: str, payload: bytes = b"", *, on_event: OnEvent | None = None, subject: str = "", **header: Any
+    ) -> Reply:
+        """
+        Ask, and wait for the answer.
+
+        Args:
+            on_event: called with header and payload of every event of this request, as they come.
+            subject: the file it is about, to stand in front of an error's reason.
+            header: the arguments of the operation.
+
+        Raises:
+            BoardError: the agent says no; see `deploy.errors.from_agent`.
+            BoardSilent: nothing came for too long, or the agent ended.
+        """
+        request = self._send_request(op, payload, header)
+        try:
+            while True:
+                message = self._receive(self._silence_s)
+                if message.header.get("id") != request and message.kind is not Kind.ERROR:
+                    self._dispatch(message)
+                elif message.kind is Kind.EVENT:
+                    self._last_event = f"event of {op}"
+                    if on_event:
+                        on_event(message.header, message.payload)
+                elif message.kind is Kind.ERROR:
+                    raise from_agent(self.board.name, message.header, subject)
+                else:
+                    return Reply(message.header, message.payload)
+        except KeyboardInterrupt:
+            self._send(Message(Kind.CANCEL, {"id": request}))
+            raise
+
+    @contextmanager
+    def subscribe(self, op: str, on_event: OnEvent, **header: Any) -> Iterator[Reply]:
+        """
+        Ask for something whose events go on after the reply, for as long as the body runs.
+
+        Events are delivered whenever the session waits for something.
+        """
+        request = self._send_request(op, b"", header)
+        self._listeners[request] = on_event
+        try:
+            while True:
+                message = self._receive(self._silence_s)
+                if message.header.get("id") == request and message.kind is Kind.REPLY:
+                    yield Reply(message.header, message.payload)
+                    return
+                if message.header.get("id") == request and message.kind is Kind.ERROR:
+                    raise from_agent(self.board.name, message.header)
+                self._dispatch(message)
+        finally:
+            self._listeners.pop(request, None)
+
+    def wait(self, seconds: float) -> None:
+        """Let `seconds` pass while events go where they belong."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            message = self._poll(min(left, 0.1))
+            if message is not None:
+                self._dispatch(message)
+
+    def ping(self) -> int:
+        """Round trip through the agent, in ns."""
+        started = time.perf_counter_ns()
+        self.request("ping")
+        return time.perf_counter_ns() - started
+
+    def upload(self, sha256: str, data: bytes, progress: Progress | None = None) -> int:
+        """
+        Bring a blob into the board's store, going on where an earlier attempt ended.
+
+        Args:
+            progress: called with bytes that are there, and bytes in all.
+
+        Returns:
+            Bytes sent.
+
+        Raises:
+            BoardError: e.g. DiskFull.
+        """
+        have = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
+        if have < 0 or have > len(data):
+            return 0
+        for offset in range(have, max(len(data), 1), BLOB_CHUNK):
+            chunk = data[offset : offset + BLOB_CHUNK]
+            self.request("store.put", chunk, sha256=sha256, bytes=len(data), offset=offset)
+            if progress:
+                progress(offset + len(chunk), len(data))
+        return len(data) - have
+
+    def close(self) -> None:
+        """Say goodbye and hang up; the agent ends, and with it whatever still runs."""
+        if not self._closed.is_set():
+            self._closed.set()
+            try:
+                self._send(Message(Kind.BYE))
+            except (OSError, BoardSilent):
+                pass
+            self._channel.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Below: frames
+
+    def _send_request(self, op: str, payload: bytes, header: dict[str, Any]) -> int:
+        request = next(self._ids)
+        self._send(Message(Kind.REQUEST, {**header, "id": request, "op": op}, payload))
+        return request
+
+    def _send(self, message: Message) -> None:
+        with self._lock:
+            try:
+                self._channel.write(self._encoder.encode(message))
+            except OSError:
+                raise self._gone() from None
+
+    def _receive(self, silence_s: float) -> Message:
+        """The next message that is not a heartbeat."""
+        heard = time.monotonic()
+        while True:
+            left = heard + silence_s - time.monotonic()
+            if left <= 0:
+                raise BoardSilent(
+                    f"board {self.board.name!r} sent nothing for {silence_s:g} s (last: {self._last_event})",
+                    f"`deploy boards check {self.board.name}` asks what is alive",
+                    board=self.board.name,
+                )
+            message = self._poll(left)
+            if message is not None:
+                if message.kind is not Kind.HEARTBEAT:
+                    return message
+                heard = time.monotonic()
+
+    def _poll(self, timeout_s: float) -> Message | None:
+        if self._pending:
+            return self._pending.pop(0)
+        data = self._channel.read(timeout_s)
+        if data is None:
+            return None
+        if not data:
+            raise self._gone()
+        try:
+            self._pending += self._decoder.feed(data)
+        except FrameError as error:
+            raise TransportError(f"board {self.board.name!r}: {error}", board=self.board.name) from error
+        return self._pending.pop(0) if self._pending else None
+
+    def _dispatch(self, message: Message) -> None:
+        """A message that nobody waits for: an event for a subscriber, or a complaint."""
+        if message.kind is Kind.ERROR and message.header.get("id") is None:
+            raise from_agent(self.board.name, message.header)
+        listener = self._listeners.get(message.header.get("id", -1))
+        if listener and message.kind is Kind.EVENT:
+            listener(message.header, message.payload)
+
+    def _gone(self) -> BoardSilent:
+        status, said = self._channel.ended()
+        how = f" with status {status}" if status is not None else ""
+        last = said.strip().splitlines()[-1:] or [""]
+        why = f": {last[0]}" if last[0] else ""
+        return BoardSilent(
+            f"the agent on {self.board.name!r} ended{how}{why}",
+            f"`deploy boards check {self.board.name}` asks what is alive",
+            board=self.board.name,
+            status=status,
+            stderr=said,
+        )
+
+    def _heartbeat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_S):
+            try:
+                self._send(Message(Kind.HEARTBEAT))
+            except (OSError, BoardSilent):
+                return
+
+
+def connect(board: Board, known_hosts: Path, agent_options: list[str] | None = None) -> Session:
+    """
+    Reach the board, bring the agent up, and start talking.
+
+    Args:
+        known_hosts: file of the pinned host keys (ssh).
+        agent_options: for tests and for those who know.
+
+    Raises:
+        TransportError: see `deploy.errors`.
+    """
+    transport = open_transport(board, known_hosts)
+    try:
+        channel = transport.run(bootstrap.command(python_of(board), board.root, agent_options))
+        session = _Owned(board, channel, transport)
+        session.pinned = getattr(transport, "pinned", None)
+        try:
+            session.start(_bring_agent(board, channel))
+        except BaseException:
+            session.close()
+            raise
+        return session
+    except BaseException:
+        transport.close()
+        raise
+
+
+class _Owned(Session):
+    """A session that closes its transport too."""
+
+    def __init__(self, board: Board, channel: Channel, transport: Transport) -> None:
+        super().__init__(board, channel)
+        self._transport = transport
+
+    def close(self) -> None:
+        super().close()
+        self._transport.close()
+
+
+def python_of(board: Board) -> str:
+    """The Python to start on the board: on this machine the one that runs now, elsewhere python3."""
+    if board.python:
+        return board.python
+    return sys.executable if isinstance(board.transport, LocalTransport) else "python3"
+
+
+def _bring_agent(board: Board, channel: Channel) -> bytes:
+    """Answer the bootstrap program until frames come; return the bytes that belong to them."""
+    said = b""
+    end = time.monotonic() + START_S
+    while MAGIC not in said:
+        data = channel.read(max(0.0, end - time.monotonic()))
+        if data is None:
+            raise BoardSilent(f"board {board.name!r} started no agent in {START_S:g} s", board=board.name)
+        if not data:
+            raise _not_started(board, channel, said)
+        said += data
+        *lines, said = said.split(b"\n") if MAGIC not in said else [said]
+        for line in lines:
+            text = line.decode("utf-8", "replace").strip()
+            if text == "DEPLOY-NEED":
+                try:
+                    channel.write(bootstrap.agent_package().data)
+                except OSError:
+                    raise _not_started(board, channel, said) from None
+            elif text.startswith("DEPLOY-OLD"):
+                raise NoPython(
+                    f"board {board.name!r} has Python {text.split()[1]}; the agent needs 3.9 or newer",
+                    f"install a newer one there and name it: `python: /path/to/python3` for {board.name!r} in boards.yaml",
+                    board=board.name,
+                )
+            elif text.startswith("DEPLOY-FAIL"):
+                reason = text.removeprefix("DEPLOY-FAIL ")
+                kind = DiskFull if "No space left" in reason else TransportError
+                raise kind(
+                    f"board {board.name!r} cannot keep the agent: {reason}",
+                    f"`root:` of {board.name!r} in boards.yaml names the folder it lies in",
+                    board=board.name,
+                )
+    return said
+
+
+def _not_started(board: Board, channel: Channel, said: bytes) -> TransportError:
+    status, stderr = channel.ended()
+    python = python_of(board)
+    text = (stderr or said.decode("utf-8", "replace")).strip()
+    if status in (126, 127) or "not found" in text:
+        return NoPython(
+            f"board {board.name!r} has no {python!r}",
+            f"`sudo apt install python3` there, or name the one it has: `python:` of {board.name!r} in boards.yaml",
+            board=board.name,
+        )
+    last = text.splitlines()[-1:] or ["nothing"]
+    return TransportError(
+        f"board {board.name!r} ended with status {status} before the agent spoke; it said: {last[0]}",
+        board=board.name,
+        status=status,
+    )

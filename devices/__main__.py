@@ -1,0 +1,34 @@
+"""``python3 -m devices``: the agent on stdin and stdout."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from devices.agent import Agent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="devices", description="The agent; speaks frames on stdin and stdout.")
+    parser.add_argument("--root", type=Path, default=Path("~/.local/share/deploy"), help="the board's folder")
+    parser.add_argument("--silence-s", type=float, default=60.0, help="end after so long without a frame")
+    parser.add_argument("--sysroot", type=Path, default=Path("/"), help="where /sys and /proc are (for tests)")
+    parser.add_argument("--self-test", action="store_true", help="start, say hello to nobody, end")
+    options = parser.parse_args()
+    os.umask(0o077)
+    # A terminal's Ctrl-C reaches the whole process group; the host decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, sink = 0, os.dup(1)
+    os.dup2(2, 1)  # a stray print is no frame
+    if options.self_test:
+        source, sink = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+    Agent(options.root.expanduser(), source, sink, options.silence_s, options.sysroot).run()
+    if options.self_test:
+        sys.stderr.write("devices: ok\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""
+Facts about the board that belong to every run: what it is, how fast its clocks are, how hot it is.
+
+Everything is read from the kernel's own files below an injectable root; what a board does not offer is absent
+from the answer, never zero.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path("/")
+
+
+def identity(root: Path = _ROOT) -> dict[str, Any]:
+    """What does not change while the board is up: model, CPU, memory, kernel, Python."""
+    uname = os.uname()
+    libc, libc_version = platform.libc_ver()
+    found: dict[str, Any] = {
+        "machine": uname.machine,
+        "kernel": f"{uname.sysname} {uname.release}",
+        "hostname": uname.nodename,
+        "python": platform.python_version(),
+        "implementation": sys.implementation.name,
+        "pointer_bits": 64 if sys.maxsize > 2**32 else 32,
+        "libc": f"{libc} {libc_version}".strip() or None,
+        "cpus": os.cpu_count(),
+        # A null byte ends device-tree strings.
+        "model": _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name"),
+        "compatible": (_text(root / "proc/device-tree/compatible") or "").split("\0"),
+        "memory_bytes": _memory(root),
+        "os": _os_release(root),
+        **_cpu(root),
+    }
+    return {key: value for key, value in found.items() if value not in (None, "", [""])}
+
+
+def state(root: Path = _ROOT, disk: Path | None = None) -> dict[str, Any]:
+    """What may change during a run: clocks, governors, temperatures, throttling, load, free space."""
+    cpufreq = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
+    found: dict[str, Any] = {
+        "governors": sorted({g for g in (_text(c / "scaling_governor") for c in cpufreq) if g}),
+        "cpu_khz": [f for f in (_number(c / "scaling_cur_freq") for c in cpufreq) if f is not None],
+        "cpu_max_khz": [f for f in (_number(c / "scaling_max_freq") for c in cpufreq) if f is not None],
+        "temperatures_mc": _temperatures(root),
+        "throttled": _throttled(root),
+        "load_1min": _load(root),
+        "free_bytes": shutil.disk_usage(disk).free if disk else None,
+    }
+    return {key: value for key, value in found.items() if value not in (None, [], {})}
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text and text.lstrip("-").isdigit() else None
+
+
+def _cpu(root: Path) -> dict[str, Any]:
+    """x86 names the CPU; Arm gives implementer and part, which the host can look up."""
+    text = _text(root / "proc/cpuinfo") or ""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), value.strip())
+    flags = (values.get("flags") or values.get("Features") or "").split()
+    interesting = {
+        "avx2", "avx512f", "avx512_vnni", "avx512_vpopcntdq", "avx_vnni",
+        "neon", "asimd", "asimddp", "asimdhp", "i8mm", "sve", "sve2", "vfpv4",
+    }  # fmt: skip
+    return {
+        "cpu": values.get("model name") or values.get("Model"),
+        "cpu_implementer": values.get("CPU implementer"),
+        "cpu_part": values.get("CPU part"),
+        "cpu_features": sorted(interesting.intersection(flags)),
+        "serial": values.get("Serial"),
+    }
+
+
+def _memory(root: Path) -> int | None:
+    match = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def _os_release(root: Path) -> str | None:
+    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', _text(root / "etc/os-release") or "", re.MULTILINE)
+    return match[1] if match else None
+
+
+def _temperatures(root: Path) -> dict[str, int]:
+    """Zone -> thousandths of a degree Celsius; boards have several zones of the same type."""
+    found = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        value = _number(zone / "temp")
+        if value is not None:
+            found[f"{zone.name.replace('thermal_zone', '')}:{_text(zone / 'type')}"] = value
+    return found
+
+
+def _throttled(root: Path) -> int | None:
+    """
+    The Raspberry Pi's flags: bits 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft limit; 16 to 19 the
+    same, since boot.  From the firmware driver's sysfs file, where the kernel has it.
+    """
+    text = _text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    try:
+        return int(text, 16) if text else None
+    except ValueError:
+        return None
+
+
+def _load(root: Path) -> float | None:
+    text = _text(root / "proc/loadavg")
+    return float(text.split()[0]) if text else None

@@ -1,0 +1,1 @@
+"""What host and board must agree on.  Standard library only; imported by both sides."""

@@ -1,0 +1,291 @@
+"""
+The process that runs a model.
+
+It is a child of the agent and speaks the same frames, over a pipe.  Real model files kill interpreters; then this
+process dies, the agent lives on and says how it died.  One process holds one model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from array import array
+from typing import TYPE_CHECKING, Any, Callable
+
+from devices.protocol import errors, tensors
+from devices.protocol.errors import AgentError
+from devices.protocol.framing import Decoder, Encoder, Kind, Message
+
+if TYPE_CHECKING:
+    from devices.backends.litert import Model
+
+CHUNK_NS = 50_000_000  # between two looks at the clock for anything but a sample: 20 per second
+WARMUP_WINDOW = 10  # chunks whose two halves must agree
+_clock = time.perf_counter_ns  # CLOCK_MONOTONIC on Linux, the agent's and the meters' clock
+
+
+class Runner:
+    """Answers the agent's requests, one at a time, until the pipe closes."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source = source
+        self._sink = sink
+        self._encoder = Encoder()
+        self._model: Model | None = None
+        self._facts: dict[str, Any] = {}
+
+    def serve(self) -> None:
+        decoder = Decoder()
+        handlers: dict[str, Callable[[dict[str, Any], bytes], Any]] = {
+            "probe": self._probe,
+            "load": self._load,
+            "infer": self._infer,
+            "measure": self._measure,
+            "verify": self._verify,
+        }
+        while True:
+            data = os.read(self._source, 1 << 20)
+            if not data:
+                return
+            for message in decoder.feed(data):
+                request = message.header
+                try:
+                    header, payload = handlers[request["op"]](request, message.payload)
+                    self._send(Kind.REPLY, header, payload)
+                except AgentError as error:
+                    self._send(Kind.ERROR, error.header())
+                except MemoryError:
+                    # Raised by Python or numpy; where the runtime runs out, it aborts, and the agent says so.
+                    self._send(Kind.ERROR, AgentError(errors.MODEL_REFUSED, "out of memory").header())
+
+    def _send(self, kind: Kind, header: dict[str, Any], payload: bytes = b"") -> None:
+        data = memoryview(self._encoder.encode(Message(kind, header, payload)))
+        while data:
+            data = data[os.write(self._sink, data) :]
+
+    def _probe(self, request: dict[str, Any], payload: bytes) -> Any:
+        from devices.backends import litert
+
+        return litert.versions(), b""
+
+    def _load(self, request: dict[str, Any], payload: bytes) -> Any:
+        try:
+            from devices.backends import litert
+        except ImportError as error:
+            raise AgentError(errors.NO_RUNTIME, f"no LiteRT runtime: {error}") from error
+
+        started = _clock()
+        self._model = litert.Model(
+            request["path"], request.get("threads", 1), request.get("shapes"), request.get("signature")
+        )
+        self._facts = {"load_ns": _clock() - started}
+        return {**self._model.describe(), **self._facts}, b""
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise AgentError(errors.BAD_REQUEST, "no model is loaded")
+        return self._model
+
+    def _infer(self, request: dict[str, Any], payload: bytes) -> Any:
+        """One invocation for each entry of `batch` (each a list of tensor descriptions)."""
+        from devices.backends.litert import one_line
+
+        model = self._loaded()
+        described: list[list[dict[str, Any]]] = []
+        parts: list[bytes] = []
+        at = 0
+        for entry in request["batch"]:
+            size = sum(tensor["bytes"] for tensor in entry)
+            try:
+                model.set_inputs(tensors.unpack(entry, payload[at : at + size]))
+                model.invoke()
+            except ValueError as error:
+                raise AgentError(errors.BAD_INPUT, one_line(error)) from error
+            except RuntimeError as error:
+                raise AgentError(errors.MODEL_REFUSED, one_line(error)) from error
+            at += size
+            specs, values = tensors.pack(model.outputs())
+            described.append(specs)
+            parts.append(values)
+        return {"batch": described}, b"".join(parts)
+
+    def _measure(self, request: dict[str, Any], payload: bytes) -> Any:
+        """
+        Time `invoke` alone: warm up until steady, then for `duration_s` and at least `min_invocations`.
+
+        Latencies leave in EVENT frames between chunks, as little-endian int64 nanoseconds.
+        """
+        from devices.backends.litert import one_line
+
+        model = self._loaded()
+        try:
+            model.set_inputs(tensors.unpack(request["tensors"], payload))
+            started = _clock()
+            model.invoke()
+            first_ns = _clock() - started
+        except (ValueError, RuntimeError) as error:
+            raise AgentError(errors.MODEL_REFUSED, one_line(error)) from error
+        overhead = min(_clock_step() for _ in range(1000))
+        gc.collect()
+        gc.disable()
+        steady = self._warm_up(model.invoke, request["warmup_max_s"])
+        window = self._timed(model.invoke, request)
+        gc.enable()
+        return {
+            **self._facts,
+            "first_ns": first_ns,
+            "clock_overhead_ns": overhead,
+            "steady": steady,
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            **window,
+        }, b""
+
+    def _warm_up(self, invoke: Callable[[], None], limit_s: float) -> bool:
+        end = _clock() + int(limit_s * 1e9)
+        window: list[array[int]] = []
+        while _clock() < end:
+            started, chunk = _chunk(invoke, min(CHUNK_NS, max(1, end - _clock())), 1 << 62)
+            self._stream("warm-up", started, chunk)
+            window = [*window, chunk][-WARMUP_WINDOW:]
+            if len(window) == WARMUP_WINDOW and is_steady(window):
+                return True
+        return False
+
+    def _timed(self, invoke: Callable[[], None], request: dict[str, Any]) -> dict[str, Any]:
+        left = int(request["max_invocations"])
+        needed = int(request["min_invocations"])
+        done = 0
+        begun = _clock()
+        end = begun + int(request["duration_s"] * 1e9)
+        finished = begun
+        while left > 0 and (done < needed or _clock() < end):
+            started, chunk = _chunk(invoke, CHUNK_NS, left)
+            finished = started + sum(chunk) if len(chunk) < 2 else _clock()
+            self._stream("measure", started, chunk)
+            left -= len(chunk)
+            done += len(chunk)
+        return {"invocations": done, "window_ns": [begun, finished]}
+
+    def _stream(self, phase: str, started: int, chunk: array[int]) -> None:
+        if sys.byteorder == "big":
+            chunk.byteswap()
+        self._send(Kind.EVENT, {"phase": phase, "started_ns": started}, chunk.tobytes())
+
+    def _verify(self, request: dict[str, Any], payload: bytes) -> Any:
+        """Run the golden vectors and compare here, where the answer is made: only the differences travel."""
+        import numpy as np
+
+        from devices.backends.litert import from_array, one_line, to_array
+
+        model = self._loaded()
+        report: list[dict[str, Any]] = []
+        with np.load(request["golden"], allow_pickle=False) as golden:
+            for vector in range(request["vectors"]):
+                given = [
+                    from_array(f"in{i}", golden[f"v{vector}.in{i}"]) for i in range(request["inputs"])
+                ]
+                try:
+                    model.set_inputs(given)
+                    model.invoke()
+                except (ValueError, RuntimeError) as error:
+                    raise AgentError(errors.MODEL_REFUSED, one_line(error)) from error
+                for i, (spec, values) in enumerate(model.outputs()):
+                    entry = _compare(golden[f"v{vector}.out{i}"], to_array(spec, values))
+                    report.append({"vector": vector, "output": spec.name, "dtype": spec.dtype, **entry})
+        return {"compared": report}, b""
+
+
+def is_steady(window: list[array[int]]) -> bool:
+    """
+    Whether the second half of the window looks like the first (pyperf's rule for calibrating warm-ups).
+
+    Means may differ by -50 to +10 %, the quartiles by 5 %, and the first chunk's median is no outlier.
+    """
+    import numpy as np
+
+    half = len(window) // 2
+    first = np.concatenate([np.frombuffer(chunk, np.int64) for chunk in window[:half]])
+    second = np.concatenate([np.frombuffer(chunk, np.int64) for chunk in window[half:]])
+    quartiles = [np.percentile(values, [25, 50, 75]) for values in (first, second)]
+    q1, _, q3 = quartiles[1]
+    if np.median(np.frombuffer(window[0], np.int64)) > q3 + 1.5 * (q3 - q1):
+        return False
+    # Medians, where pyperf takes means: single outliers of milliseconds on latencies of microseconds move a mean.
+    change = (quartiles[1] - quartiles[0]) / np.maximum(quartiles[0], 1)
+    return bool(abs(change[0]) <= 0.05 and abs(change[2]) <= 0.05 and -0.5 <= change[1] <= 0.10)
+
+
+def _chunk(invoke: Callable[[], None], length_ns: int, most: int) -> tuple[int, array[int]]:
+    """Invoke for about `length_ns` and at most `most` times; returns the start and every latency in ns."""
+    latencies = array("q")
+    append = latencies.append
+    clock = _clock
+    started = before = clock()
+    end = started + length_ns
+    while True:
+        before = clock()
+        invoke()
+        after = clock()
+        append(after - before)
+        if after >= end or len(latencies) >= most:
+            return started, latencies
+
+
+def _clock_step() -> int:
+    before = _clock()
+    return _clock() - before
+
+
+def _compare(expected: Any, actual: Any) -> dict[str, Any]:
+    """How an output differs from what was expected; steps for integers, absolute values for the rest."""
+    import numpy as np
+
+    if expected.dtype.kind == "S":
+        expected = expected.astype(object)
+    if expected.shape != actual.shape:
+        return {
+            "elements": int(expected.size),
+            "differing": int(expected.size),
+            "shape": [list(expected.shape), list(actual.shape)],
+        }
+    if expected.dtype == object:
+        return {"elements": int(expected.size), "differing": int((expected != actual).sum())}
+    # By bits, so that NaN equals NaN and -0.0 does not equal 0.0.
+    width = f"V{expected.dtype.itemsize}"
+    same = np.ascontiguousarray(expected).view(width) == np.ascontiguousarray(actual).view(width)
+    entry: dict[str, Any] = {"elements": int(expected.size), "differing": int((~same).sum())}
+    if entry["differing"]:
+        wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+        distance = np.abs(expected.astype(wide) - actual.astype(wide))
+        entry["largest"] = float(np.nanmax(distance)) if not np.isnan(distance).all() else None
+        entry["magnitude"] = float(np.nanmax(np.abs(expected.astype(wide))))
+        entry["nan_mismatch"] = bool((np.isnan(expected.astype(wide)) != np.isnan(actual.astype(wide))).any())
+    return entry
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--memory-bytes", type=int)
+    options = parser.parse_args()
+    if options.memory_bytes:
+        # DATA counts private writable memory (since Linux 4.7); AS would count what the runtime only reserves.
+        resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        # PR_SET_PDEATHSIG: a model that never returns must not outlive an agent that was killed.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass  # not Linux: the closed pipe ends us at the next request
+    sink = os.dup(1)
+    os.dup2(2, 1)  # whatever the runtime prints is no frame
+    Runner(0, sink).serve()
+
+
+if __name__ == "__main__":
+    main()
