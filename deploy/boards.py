@@ -120,11 +120,13 @@ class _File(_Strict):
         return data
 
 
-LOCAL = Board(
-    name="local",
-    kind="generic",
-    description="this machine, through an agent in a process of its own",
-    transport=LocalTransport(kind="local"),
+LOCAL = Board.model_validate(
+    {
+        "name": "local",
+        "kind": "generic",
+        "description": "this machine, through an agent in a process of its own",
+        "transport": {"kind": "local"},
+    }
 )
 
 

@@ -153,7 +153,7 @@ class Session:
         """Round trip through the agent, in ns."""
         started = time.perf_counter_ns()
         self.request("ping")
-        return time.perf_counter_ns() - started
+        return int(time.perf_counter_ns() - started)
 
     def upload(self, sha256: str, data: bytes, progress: Progress | None = None) -> int:
         """

@@ -91,7 +91,7 @@ class Ssh:
                 host,
                 port,
                 username=user,
-                key_filename=[os.path.expanduser(path) for path in identities] or None,
+                key_filename=[os.path.expanduser(path) for path in identities] or None,  # type: ignore[arg-type]
                 timeout=settings.timeout_s,
                 banner_timeout=settings.timeout_s,
                 auth_timeout=settings.timeout_s,

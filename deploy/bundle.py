@@ -1,0 +1,98 @@
+"""
+Bundles: what `build` makes and `push` sends.
+
+A bundle is a zip with stored entries: ``manifest.json``, ``model.tflite`` and, where the model was proven on the
+host, ``golden.npz`` (inputs, and what the model answered).  The same content gives the same bytes.  The manifest is
+described in `devices.protocol.manifest`, as the board reads it too.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import BundleError
+from devices.protocol import manifest as manifests
+from devices.protocol.manifest import FileEntry, Manifest
+
+MANIFEST = "manifest.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: bytes must not depend on when
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """
+    A bundle in memory.
+
+    Attributes:
+        manifest: parsed.
+        manifest_bytes: as they are stored; their SHA-256 is the bundle's identity.
+        files: path in the bundle -> content.
+    """
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    files: dict[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that names the bundle."""
+        return manifests.digest(self.manifest_bytes)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def model(self) -> bytes:
+        return self.files[manifests.MODEL]
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        staging = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with zipfile.ZipFile(staging, "w", zipfile.ZIP_STORED) as archive:
+                for name, data in [(MANIFEST, self.manifest_bytes), *sorted(self.files.items())]:
+                    archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            os.replace(staging, path)
+        except OSError as error:
+            staging.unlink(missing_ok=True)
+            raise BundleError(f"{path}: {error.strerror}", path=str(path)) from None
+
+
+def make(manifest: Manifest, files: dict[str, bytes]) -> Bundle:
+    """A bundle of `files`; the manifest's own list of files is filled in."""
+    entries = {name: FileEntry(manifests.digest(data), len(data)) for name, data in files.items()}
+    data = Manifest(**{**vars(manifest), "files": entries}).to_bytes()
+    return Bundle(manifests.parse(data), data, dict(files))
+
+
+def read(path: Path) -> Bundle:
+    """
+    Read a bundle and check every digest.
+
+    Raises:
+        BundleError: not there, no bundle, or damaged; says which file inside.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}", path=str(path)) from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise BundleError(
+            f"{path}: not a bundle ({error})", "`deploy build MODEL -o NAME.bundle` makes one", path=str(path)
+        ) from None
+    data = contents.pop(MANIFEST, None)
+    if data is None:
+        raise BundleError(f"{path}: not a bundle (no {MANIFEST} inside)", path=str(path))
+    try:
+        parsed = manifests.parse(data)
+    except manifests.ManifestError as error:
+        raise BundleError(f"{path}: {MANIFEST}: {error}", path=str(path)) from None
+    for name, entry in parsed.files.items():
+        if manifests.digest(contents.get(name, b"")) != entry.sha256:
+            raise BundleError(f"{path}: {name} is damaged or missing", "build or copy it again", path=str(path))
+    return Bundle(parsed, data, {name: contents[name] for name in parsed.files})

@@ -1,0 +1,231 @@
+"""
+The results store: every run, every sample, never changed afterwards.
+
+A run is a folder, ``<id>/record.json`` and one raw file for each array.  Arrays are written as they arrive, so a run
+that breaks off keeps what it had and says so.  ``index.sqlite`` lists the runs; it can be made again from the folders
+and is.
+
+History of the record:
+    1  first
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import StoreError, nearest
+
+SCHEMA = 1
+_DTYPES = {"<i8": np.dtype("<i8"), "<f8": np.dtype("<f8")}
+
+
+class RunWriter:
+    """
+    One run while it is being made.  Use as a context manager.
+
+    Leaving it normally makes the run ``complete``; leaving it by an exception ``incomplete``, with the reason, and the
+    exception goes on.  A run of which nothing arrived before the exception is dropped.
+    """
+
+    def __init__(self, store: Store, kind: str, record: Mapping[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        self.id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        self._store = store
+        self._folder = store.root / self.id
+        self._files: dict[str, tuple[BinaryIO, str, str]] = {}
+        self._record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "id": self.id,
+            "kind": kind,
+            "created": now.isoformat(timespec="seconds"),
+            **record,
+        }
+        try:
+            self._folder.mkdir(parents=True)
+            # So that a run whose host dies can be told from one that never was.
+            self._write_record({**self._record, "status": "incomplete", "reason": "the host ended", "arrays": {}})
+        except OSError as error:
+            raise StoreError(
+                f"{self._folder}: {error.strerror}", "$DEPLOY_RESULTS names another folder for results"
+            ) from None
+
+    def append(self, name: str, values: NDArray[Any], unit: str) -> None:
+        """Add values to an array; int64 and float64, each array of one kind.  They are on disk when this returns."""
+        dtype = "<f8" if values.dtype.kind == "f" else "<i8"
+        if name not in self._files:
+            self._files[name] = ((self._folder / f"{name}.bin").open("wb", buffering=0), dtype, unit)
+        self._files[name][0].write(values.astype(_DTYPES[dtype]).tobytes())
+
+    def set(self, **values: Any) -> None:
+        """Put results into the record."""
+        self._record.update(values)
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        reason = None
+        if error is not None:
+            reason = "interrupted (Ctrl-C)" if isinstance(error, KeyboardInterrupt) else str(error)
+        self._finish(reason)
+
+    def _finish(self, reason: str | None) -> None:
+        arrays = {}
+        for name, (file, dtype, unit) in self._files.items():
+            file.close()
+            data = (self._folder / f"{name}.bin").read_bytes()
+            arrays[name] = {
+                "file": f"{name}.bin",
+                "dtype": dtype,
+                "length": len(data) // 8,
+                "unit": unit,
+                "sha256": hashlib.sha256(data).hexdigest(),
+            }
+        if reason is not None and not arrays:
+            (self._folder / "record.json").unlink()
+            self._folder.rmdir()
+            return
+        status = "complete" if reason is None else "incomplete"
+        self._record.update(status=status, reason=reason, arrays=arrays)
+        self._write_record(self._record)
+        for path in self._folder.iterdir():
+            path.chmod(0o444)
+        self._store.index(self._record)
+
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        staging = self._folder / ".record.json"
+        staging.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(staging, self._folder / "record.json")
+
+
+class Run:
+    """One stored run, read only."""
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        return str(self.record["id"])
+
+    def array(self, name: str) -> NDArray[Any]:
+        """
+        An array of the run; empty when nothing of it arrived.
+
+        Raises:
+            StoreError: the file is gone or is not what was written.
+        """
+        entry = self.record["arrays"].get(name)
+        if entry is None:
+            return np.empty(0, np.int64)
+        path = self.folder / entry["file"]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise StoreError(f"{path}: changed since it was written")
+        return np.frombuffer(data, _DTYPES[entry["dtype"]])
+
+
+class Store:
+    """The runs below one folder, which is made when the first run is."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def writer(self, kind: str, record: Mapping[str, Any]) -> RunWriter:
+        """Begin a run of `kind` (measure, evaluate, verify); `record` is what is known before it starts."""
+        return RunWriter(self, kind, record)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The index, newest first: id, created, kind, board, bundle, status, verdict, headline."""
+        if not self.root.is_dir():
+            return []
+        with closing(self._open()) as index:
+            known = {row[0] for row in index.execute("SELECT id FROM runs")}
+            folders = {path.parent.name for path in self.root.glob("*/record.json")}
+            for missing in folders - known:
+                self._insert(index, self._load(missing).record)
+            for gone in known - folders:
+                index.execute("DELETE FROM runs WHERE id = ?", (gone,))
+            index.commit()
+            index.row_factory = sqlite3.Row
+            return [dict(row) for row in index.execute("SELECT * FROM runs ORDER BY id DESC")]
+
+    def get(self, run: str) -> Run:
+        """
+        A run by its id, by an unambiguous beginning of it, or ``last``.
+
+        Raises:
+            StoreError: there is none, or more than one.
+        """
+        ids = [row["id"] for row in self.runs()]
+        found = ids[:1] if run == "last" else [i for i in ids if i.startswith(run)]
+        if len(found) == 1:
+            return self._load(found[0])
+        if found:
+            raise StoreError(f"run {run!r} can be {', '.join(found[:5])}")
+        hint = "`deploy runs list` shows what is stored" if ids else "`deploy measure` stores one"
+        raise StoreError(f"no run {run!r} in {self.root}{nearest(run, ids[:20]) if run != 'last' else ''}", hint)
+
+    def __iter__(self) -> Iterator[Run]:
+        return (self._load(row["id"]) for row in self.runs())
+
+    def index(self, record: Mapping[str, Any]) -> None:
+        """Put a finished run into the index."""
+        with closing(self._open()) as index:
+            self._insert(index, record)
+            index.commit()
+
+    def _load(self, run: str) -> Run:
+        path = self.root / run / "record.json"
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: {error}") from None
+        if record.get("schema") != SCHEMA:
+            raise StoreError(f"{path}: schema {record.get('schema')!r}; this version reads {SCHEMA}")
+        return Run(path.parent, record)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            index = sqlite3.connect(self.root / "index.sqlite", timeout=10)
+            index.execute(
+                "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT, kind TEXT, board TEXT, "
+                "bundle TEXT, digest TEXT, status TEXT, verdict TEXT, headline TEXT)"
+            )
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.root / 'index.sqlite'}: {error}") from None
+        return index
+
+    @staticmethod
+    def _insert(index: sqlite3.Connection, record: Mapping[str, Any]) -> None:
+        verdict = record.get("verdict")
+        index.execute(
+            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record["id"],
+                record["created"],
+                record["kind"],
+                record["board"]["name"],
+                record["bundle"]["name"],
+                record["bundle"]["digest"],
+                record["status"],
+                ", ".join(verdict) if isinstance(verdict, list) else verdict,
+                record.get("headline"),
+            ),
+        )

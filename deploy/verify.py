@@ -1,0 +1,108 @@
+"""
+Verify: does the board answer what the host answered?
+
+The golden vectors run and are compared on the board; only the differences travel.  A comparison is bit for bit.  Where
+it is not met, the answer says by how much: integer outputs in steps, floating-point ones relative to the largest
+expected magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from deploy import inference
+from deploy.bundle import Bundle
+from deploy.session import Session
+
+# XNNPACK and TFLite's reference kernels round differently by at most one step, and one CPU may get the one where
+# another gets the other.
+INTEGER_STEPS = 1
+# Sums of float32 in another order: some hundred roundings of 2**-24 each.
+FLOAT_RELATIVE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verification:
+    """
+    Attributes:
+        vectors: golden vectors that ran.
+        elements: values compared.
+        differing: values that are not bit-equal.
+        largest_steps: of integer outputs; 0 where all are equal.
+        largest_relative: of floating-point outputs.
+        runtime_board, runtime_golden: what answered, and what made the golden vectors.
+        passed: bit-exact, or within what different runtimes may do (`INTEGER_STEPS`, `FLOAT_RELATIVE`).
+        outputs: the comparison of every output of every vector, as the board sent it.
+    """
+
+    vectors: int
+    elements: int
+    differing: int
+    largest_steps: int
+    largest_relative: float
+    runtime_board: str
+    runtime_golden: str
+    passed: bool
+    outputs: tuple[dict[str, Any], ...]
+
+    @property
+    def exact(self) -> bool:
+        return self.differing == 0
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        if self.exact:
+            return f"{self.vectors} golden vectors bit-exact ({self.elements} values)"
+        by = []
+        if self.largest_steps:
+            by.append(f"at most {self.largest_steps} step{'s' if self.largest_steps > 1 else ''}")
+        if self.largest_relative:
+            by.append(f"at most {self.largest_relative:.1e} of the largest value")
+        how = f", by {' and '.join(by)}" if by else ""
+        against = f"; {self.runtime_board} there, {self.runtime_golden} made them"
+        return f"{self.differing} of {self.elements} golden values differ{how}{against}"
+
+
+def verify(session: Session, bundle: Bundle, threads: int = 1, limit_s: float | None = None) -> Verification:
+    """
+    Run the golden vectors of a bundle that is on the board.
+
+    Raises:
+        NotOnBoard: it is not there, or has none.
+        ModelRefused, RunnerKilled: as any run.
+    """
+    model = inference.load(session, bundle=bundle.digest, threads=threads, subject=bundle.name, limit_s=limit_s)
+    limits: dict[str, Any] = {} if limit_s is None else {"limit_s": limit_s}
+    compared = session.request("model.verify", bundle=bundle.digest, subject=bundle.name, **limits).header["compared"]
+    inference.unload(session, bundle.name)
+    golden = bundle.manifest.golden or {}
+    return judge(compared, int(golden.get("vectors", 0)), model.runtime, str(golden.get("runtime")))
+
+
+def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runtime_golden: str) -> Verification:
+    """Make one verdict of the comparisons (see `devices.runner._compare`) of every output of every vector."""
+    steps, relative, passed = 0, 0.0, True
+    for entry in compared:
+        if not entry["differing"]:
+            continue
+        largest = entry.get("largest")
+        if "shape" in entry or largest is None or entry.get("nan_mismatch"):
+            passed = False  # another shape, strings, or NaN on one side only: no distance says how far off
+        elif entry["dtype"].startswith(("float", "complex")):
+            relative = max(relative, largest / entry["magnitude"] if entry["magnitude"] else float("inf"))
+        else:
+            steps = max(steps, int(largest))
+    passed = passed and steps <= INTEGER_STEPS and relative <= FLOAT_RELATIVE
+    return Verification(
+        vectors,
+        sum(entry["elements"] for entry in compared),
+        sum(entry["differing"] for entry in compared),
+        steps,
+        relative,
+        runtime_board,
+        runtime_golden,
+        passed,
+        tuple(compared),
+    )
