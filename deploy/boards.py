@@ -278,9 +278,8 @@ def add(path: Path, name: str, entry: dict[str, Any]) -> Board:
     yaml = YAML(typ="rt")
     yaml.indent(mapping=2, sequence=4, offset=2)
     text = _read(path) if path.exists() else f"schema: {SCHEMA}\nboards:\n"
-    if path.exists():
-        if any(board.name == name for board in parse(text, path)):
-            raise ConfigError(f"{path}: board {name!r} is there already", path=str(path))
+    if path.exists() and any(board.name == name for board in parse(text, path)):
+        raise ConfigError(f"{path}: board {name!r} is there already", path=str(path))
     raw = yaml.load(text)
     if raw["boards"] is None:
         raw["boards"] = {}

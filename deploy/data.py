@@ -7,6 +7,7 @@ that are in use: ``x_test``/``y_test``, ``xte``/``yte``, ``x``/``y`` and the sam
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 import zipfile
@@ -89,12 +90,11 @@ def load(spec: str, split: str, labels: bool = False) -> Dataset:
         DataError: as `load_arrays`; or no array has a name that is expected, lengths differ, nothing is in it.
     """
     arrays = load_arrays(spec)
-    for x_name, y_name in _SPLITS[split]:
-        if x_name in arrays:
-            break
-    else:
+    names = next((pair for pair in _SPLITS[split] if pair[0] in arrays), None)
+    if names is None:
         expected = " or ".join(repr(x) for x, _ in _SPLITS[split])
         raise DataError(f"{spec} has no {split} data: expected {expected}, found {_listed(arrays)}")
+    x_name, y_name = names
     x, y = arrays[x_name], arrays.get(y_name)
     if y is None and labels:
         raise DataError(f"{spec} has no labels for {x_name!r}: expected {y_name!r}, found {_listed(arrays)}")
@@ -106,6 +106,15 @@ def load(spec: str, split: str, labels: bool = False) -> Dataset:
         if labels and y.dtype.kind not in "iu":
             raise DataError(f"{spec}: labels {y_name!r} are {y.dtype}, not class indices")
     return Dataset(x, y.astype(np.int64) if y is not None and y.dtype.kind in "iu" else None, spec)
+
+
+def content_digest(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 over names, dtypes, shapes and values; the same data in another file has the same digest."""
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
 
 
 def call(spec: str, error: type[Exception]) -> Any:

@@ -128,9 +128,7 @@ def unload(session: Session, subject: str = "") -> None:
     session.request("model.unload", subject=subject)
 
 
-def _batches(
-    samples: Iterable[Sequence[Array]], model: Loaded
-) -> Iterator[list[list[tuple[TensorSpec, bytes]]]]:
+def _batches(samples: Iterable[Sequence[Array]], model: Loaded) -> Iterator[list[list[tuple[TensorSpec, bytes]]]]:
     batch: list[list[tuple[TensorSpec, bytes]]] = []
     size = 0
     for sample in samples:

@@ -206,7 +206,7 @@ def measure(
     after.pop("id", None)
 
     latency = stats.summarize(restarts)
-    windows = [energies.Window(*map(int, r["window_ns"]), invocations=r["invocations"]) for r in replies]
+    windows = [energies.Window(r["window_ns"][0], r["window_ns"][1], r["invocations"]) for r in replies]
     energy = tuple(energies.per_invocation(rail, windows, idle) for rail in rails.samples())
     measured = Measured(
         latency=latency,

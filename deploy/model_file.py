@@ -107,9 +107,7 @@ def _facts(schema: Any, model: Any, size: int) -> ModelFacts:
         inputs=tuple(_info(graphs[0].tensors[i], types) for i in graphs[0].inputs),
         outputs=tuple(_info(graphs[0].tensors[i], types) for i in graphs[0].outputs),
         signatures=tuple(_text(s.signatureKey) for s in model.signatureDefs or ()),
-        weights=tuple(
-            sorted((_weights(dtype, parts) for dtype, parts in weights.items()), key=lambda w: -w.bytes)
-        ),
+        weights=tuple(sorted((_weights(dtype, parts) for dtype, parts in weights.items()), key=lambda w: -w.bytes)),
         subgraphs=len(graphs),
         per_channel=per_channel,
         sparse=sparse,

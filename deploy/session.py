@@ -153,7 +153,7 @@ class Session:
         """Round trip through the agent, in ns."""
         started = time.perf_counter_ns()
         self.request("ping")
-        return int(time.perf_counter_ns() - started)
+        return time.perf_counter_ns() - started
 
     def upload(self, sha256: str, data: bytes, progress: Progress | None = None) -> int:
         """
@@ -168,7 +168,7 @@ class Session:
         Raises:
             BoardError: e.g. DiskFull.
         """
-        have = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
+        have: int = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
         if have < 0 or have > len(data):
             return 0
         for offset in range(have, max(len(data), 1), BLOB_CHUNK):
@@ -338,7 +338,7 @@ def _bring_agent(board: Board, channel: Channel) -> bytes:
             elif text.startswith("DEPLOY-OLD"):
                 raise NoPython(
                     f"board {board.name!r} has Python {text.split()[1]}; the agent needs 3.9 or newer",
-                    f"install a newer one there and name it: `python: /path/to/python3` for {board.name!r} in boards.yaml",
+                    f"install a newer one there; `python: /path/to/python3` of {board.name!r} in boards.yaml names it",
                     board=board.name,
                 )
             elif text.startswith("DEPLOY-FAIL"):

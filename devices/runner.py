@@ -187,9 +187,7 @@ class Runner:
         report: list[dict[str, Any]] = []
         with np.load(request["golden"], allow_pickle=False) as golden:
             for vector in range(request["vectors"]):
-                given = [
-                    from_array(f"in{i}", golden[f"v{vector}.in{i}"]) for i in range(request["inputs"])
-                ]
+                given = [from_array(f"in{i}", golden[f"v{vector}.in{i}"]) for i in range(request["inputs"])]
                 try:
                     model.set_inputs(given)
                     model.invoke()

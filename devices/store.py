@@ -84,9 +84,7 @@ class Store:
         if not 0 <= total <= MAX_BLOB:
             raise AgentError(errors.BAD_REQUEST, f"a blob of {total} bytes; the limit is {MAX_BLOB}")
         if offset != have:
-            raise AgentError(
-                errors.BAD_REQUEST, f"{sha256[:12]} goes on at byte {have}, not at {offset}", have=have
-            )
+            raise AgentError(errors.BAD_REQUEST, f"{sha256[:12]} goes on at byte {have}, not at {offset}", have=have)
         if offset + len(data) > total:
             raise AgentError(errors.BAD_REQUEST, f"{offset + len(data)} bytes of a blob of {total}")
         self._require_space(total - have)

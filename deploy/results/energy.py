@@ -83,9 +83,7 @@ class NoEnergy:
     reason: str
 
 
-def per_invocation(
-    rail: RailSamples, windows: Sequence[Window], idle: Sequence[Window]
-) -> EnergyReading | NoEnergy:
+def per_invocation(rail: RailSamples, windows: Sequence[Window], idle: Sequence[Window]) -> EnergyReading | NoEnergy:
     """
     Energy per invocation of one rail.
 

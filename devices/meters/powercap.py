@@ -26,9 +26,7 @@ class Powercap:
     """
 
     def __init__(self, zones: Sequence[tuple[str, Path, int]]) -> None:
-        self.rails = [
-            Rail(name, "rapl", "soc-rails", "energy_uj", _UPDATE_S, 1.0, total=False) for name, _, _ in zones
-        ]
+        self.rails = [Rail(name, "rapl", "soc-rails", "energy_uj", _UPDATE_S, 1.0, total=False) for name, _, _ in zones]
         self._zones = zones
         self._last = [0] * len(zones)
         self._base = [0] * len(zones)

@@ -90,14 +90,10 @@ class Encoder:
             raise FrameError(f"header of {len(header)} bytes; a frame carries at most {MAX_HEADER}")
         if len(message.payload) > MAX_PAYLOAD:
             raise FrameError(f"payload of {len(message.payload)} bytes; a frame carries at most {MAX_PAYLOAD}")
-        prefix = _PREFIX.pack(
-            MAGIC, VERSION, message.kind, self._sequence, len(header), len(message.payload)
-        )
+        prefix = _PREFIX.pack(MAGIC, VERSION, message.kind, self._sequence, len(header), len(message.payload))
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         crc = zlib.crc32(message.payload, zlib.crc32(header))
-        return b"".join(
-            (prefix, _CRC.pack(zlib.crc32(prefix)), header, bytes(message.payload), _CRC.pack(crc))
-        )
+        return b"".join((prefix, _CRC.pack(zlib.crc32(prefix)), header, bytes(message.payload), _CRC.pack(crc)))
 
 
 class Decoder:

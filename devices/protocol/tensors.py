@@ -59,9 +59,7 @@ def pack(tensors: Iterable[tuple[TensorSpec, bytes]]) -> tuple[list[dict[str, An
     described = []
     parts = []
     for spec, values in tensors:
-        described.append(
-            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape), "bytes": len(values)}
-        )
+        described.append({"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape), "bytes": len(values)})
         parts.append(values)
     return described, b"".join(parts)
 

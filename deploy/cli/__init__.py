@@ -1,0 +1,116 @@
+"""
+The `deploy` command: verbs, exit codes, and all that is printed.
+
+Exit codes: 0 done; 1 an error, said in one line with a hint; 2 the command line was not understood.  Results go to
+standard output (`--json` for machines), progress and errors to standard error.  A verb's module is imported when the
+verb is used: `deploy --help` must not wait for what it does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+# verb -> its one line of help; the module deploy.cli.<verb> has a command `command`.
+VERBS = {
+    "build": "Make a bundle from a model.",
+    "inspect": "Show what a model or a bundle holds.",
+    "boards": "List, check and add boards.",
+    "push": "Bring a bundle to a board and prove it there.",
+    "run": "Run a bundle on a board and show its answers.",
+    "measure": "Measure latency and energy on a board.",
+    "evaluate": "Measure accuracy on a board.",
+    "verify": "Compare a board's answers with the golden ones.",
+    "runs": "List, show and export what was measured.",
+    "report": "Write an HTML report of a run.",
+    "doctor": "Check this machine and say what is missing.",
+    "completion": "Print shell completion.",
+}
+
+
+class _Verbs(click.Group):
+    """Knows every verb, imports one."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"deploy.cli.{name}").command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from deploy.errors import nearest
+
+            raise click.UsageError(f"no verb {args[0]!r}{nearest(args[0], VERBS)}", context)
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--boards", "boards_file", metavar="FILE", help="Board file [$DEPLOY_BOARDS, ./boards.yaml].")
+@click.version_option(package_name="deploy-hil", prog_name="deploy")
+@click.pass_context
+def cli(context: click.Context, boards_file: str | None) -> None:
+    """
+    Put compressed neural networks on real boards and bring the truth back.
+
+    \b
+      deploy build net.keras --data train.npz -o net.bundle
+      deploy push --board local net.bundle
+      deploy measure --board local net.bundle
+    """
+    context.obj = boards_file
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point; never returns."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    # A service manager's stop is handled as Ctrl-C is: what arrived is kept.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        result: Any = cli.main(args, prog_name="deploy", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "deploy"
+        return _fail(error.format_message(), f"`{command} --help` shows how", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), None, 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", "what had arrived is kept: `deploy runs list`", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `deploy runs | head` is no error
+        return 1
+    except Exception as error:
+        from deploy.errors import DeployError
+
+        if isinstance(error, DeployError):
+            return _fail(str(error), error.hint, error.exit_code)
+        if os.environ.get("DEPLOY_DEBUG"):
+            raise
+        return _fail(f"internal: {type(error).__name__}: {error}", "a bug; `DEPLOY_DEBUG=1 deploy ...` shows where", 1)
+
+
+def _fail(message: str, hint: str | None, code: int) -> int:
+    for line in message.splitlines():
+        click.echo(f"error: {line}", err=True)
+    if hint:
+        click.echo(f"hint:  {hint}", err=True)
+    return code

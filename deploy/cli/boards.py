@@ -1,0 +1,203 @@
+"""`deploy boards`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy.cli import common
+
+if TYPE_CHECKING:
+    from deploy.boards import Board, Registry
+
+
+@click.group(
+    "boards",
+    invoke_without_command=True,
+    help="""List, check and add boards of boards.yaml."""
+    + common.example("deploy boards", "deploy boards check local"),
+)
+@click.pass_context
+def command(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        context.invoke(list_)
+
+
+@command.command("list", help="""List the boards.""" + common.example("deploy boards list --json"))
+@common.json_option
+@click.pass_obj
+def list_(boards_file: str | None, as_json: bool = False) -> None:
+    registry = common.registry(boards_file)
+    if as_json:
+        common.show_json([{"name": b.name, **b.model_dump(mode="json")} for b in registry])
+        return
+    table = common.new_table("board", "kind", "transport", "tags", "description")
+    for board in registry:
+        table.add_row(board.name, board.kind, _where(board), " ".join(board.tags), board.description)
+    common.show_table(table)
+
+
+@command.command(
+    "check",
+    help="""Reach boards and say what is there: agent, Python, runtime, CPU, meters.  All of them without NAME."""
+    + common.example("deploy boards check local"),
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@common.json_option
+@click.pass_obj
+def check(boards_file: str | None, names: tuple[str, ...], as_json: bool) -> int:
+    from deploy.errors import DeployError
+
+    registry = common.registry(boards_file)
+    boards = [registry[name] for name in names] or list(registry)
+    found: list[dict[str, Any]] = []
+    for board in boards:
+        with common.progress_bar(board.name) as bar:
+            bar.note("reaching it")
+            try:
+                found.append(_check(registry, board))
+            except DeployError as error:
+                found.append({"board": board.name, "ok": False, "error": str(error), "hint": error.hint})
+    if as_json:
+        common.show_json(found)
+    else:
+        for entry in found:
+            _show(entry)
+    return 0 if all(entry["ok"] for entry in found) else 1
+
+
+def _check(registry: Registry, board: Board) -> dict[str, Any]:
+    from deploy.errors import BoardError
+
+    with common.session_with(registry, board) as session:
+        identity = session.hello["identity"]
+        meters = session.request("meters.list").header
+        state = session.request("state").header
+        current = session.request("release.current").header["current"]
+        try:
+            runtime: dict[str, Any] = session.request("runtime.probe").header
+        except BoardError as error:
+            runtime = {"missing": error.message}
+        trips = sorted(session.ping() for _ in range(20))
+    for header in (meters, state, runtime):
+        header.pop("id", None)
+    return {
+        "board": board.name,
+        "ok": True,
+        "identity": identity,
+        "runtime": runtime,
+        "current": current,
+        "rails": meters["rails"],
+        "unreadable": meters["unreadable"],
+        "state": state,
+        "round_trip_us": trips[len(trips) // 2] / 1000,
+        "differences": differences(board, identity, meters["rails"]),
+    }
+
+
+def differences(board: Board, identity: dict[str, Any], rails: list[dict[str, Any]]) -> list[str]:
+    """Where boards.yaml and the board disagree."""
+    found = []
+    if board.cpu:
+        if board.cpu.arch != identity["machine"]:
+            found.append(f"cpu.arch is {board.cpu.arch} in boards.yaml, {identity['machine']} there")
+        if board.cpu.cores not in (None, identity.get("cpus")):
+            found.append(f"cpu.cores is {board.cpu.cores} in boards.yaml, {identity.get('cpus')} there")
+        absent = sorted(set(board.cpu.features) - set(identity.get("cpu_features", ())))
+        if absent:
+            found.append(f"cpu.features not there: {', '.join(absent)}")
+    there = {rail["name"]: rail["chip"] for rail in rails}
+    for rail in board.rails:
+        if rail.name not in there:
+            found.append(f"rail {rail.name} is in boards.yaml, and no meter there has it")
+        elif rail.meter not in (None, there[rail.name]):
+            found.append(f"rail {rail.name} is measured by {there[rail.name]}, not by {rail.meter}")
+    return found
+
+
+def _show(entry: dict[str, Any]) -> None:
+    if not entry["ok"]:
+        common.note(f"error: {entry['error']}")
+        if entry["hint"]:
+            common.note(f"hint:  {entry['hint']}")
+        return
+    identity, runtime = entry["identity"], entry["runtime"]
+    table = common.new_table("", "", title=entry["board"])
+    table.show_header = False
+    what = identity.get("model") or identity.get("cpu") or "a board that does not say what it is"
+    table.add_row("board", f"{what}, {identity['machine']}, {identity.get('cpus')} CPUs")
+    table.add_row("system", f"{identity.get('os', identity['kernel'])}, {identity.get('libc', 'unknown libc')}")
+    if "missing" in runtime:
+        table.add_row("runtime", f"none yet ({runtime['missing']}); the first push brings it")
+    else:
+        table.add_row("runtime", f"{runtime['runtime']}, numpy {runtime['numpy']}, Python {identity['python']}")
+    current = entry["current"]
+    table.add_row("current", f"{current['release']} ({current['bundle'][:12]})" if current else "nothing pushed yet")
+    rails = [f"{rail['name']} by {rail['chip']}" for rail in entry["rails"]]
+    rails += [f"{u['chip']} cannot be read: {u['path']}: {u['reason']}" for u in entry["unreadable"]]
+    table.add_row("meters", "\n".join(rails) or "none")
+    table.add_row("round trip", f"{entry['round_trip_us']:.0f} us")
+    for line in entry["differences"]:
+        table.add_row("differs", line)
+    common.show_table(table)
+
+
+@command.command(
+    "add",
+    help="""Register a board reached over ssh; the rest of the file stays as it is."""
+    + common.example("deploy boards add pi5-desk --kind raspberry-pi --host pi5-desk.local --tag lab"),
+)
+@click.argument("name")
+@click.option("--kind", required=True, type=click.Choice(["raspberry-pi", "jetson", "pynq", "generic"]))
+@click.option("--host", required=True, help="Host name, address, or an alias of your ~/.ssh/config.")
+@click.option("--user")
+@click.option("--port", type=click.IntRange(1, 65535))
+@click.option("--description")
+@click.option("--tag", "tags", multiple=True)
+@click.pass_obj
+def add(
+    boards_file: str | None,
+    name: str,
+    kind: str,
+    host: str,
+    user: str | None,
+    port: int | None,
+    description: str | None,
+    tags: tuple[str, ...],
+) -> None:
+    from deploy import boards
+
+    path = boards.find_file(boards_file) or Path("boards.yaml")
+    transport = {"kind": "ssh", "host": host, "user": user, "port": port}
+    entry: dict[str, Any] = {"kind": kind, "description": description}
+    entry = {key: value for key, value in entry.items() if value}
+    entry["transport"] = {key: value for key, value in transport.items() if value}
+    if tags:
+        entry["tags"] = list(tags)
+    boards.add(path, name, entry)
+    common.show(f"{path}: added {name}")
+    common.note(f"`deploy boards check {name}` reaches it")
+
+
+@command.command(
+    "clean",
+    help="""Remove all that deploy ever put on a board.""" + common.example("deploy boards clean local"),
+)
+@click.argument("name")
+@click.pass_obj
+def clean(boards_file: str | None, name: str) -> None:
+    registry = common.registry(boards_file)
+    board = registry[name]
+    with common.session_with(registry, board) as session:
+        root = session.hello["root"]
+        session.request("clean")
+    common.show(f"{name}: removed {root}")
+
+
+def _where(board: Board) -> str:
+    t = board.transport
+    if t.kind == "ssh":
+        return f"ssh {t.user + '@' if t.user else ''}{t.host}{f':{t.port}' if t.port else ''}"
+    return f"serial {t.port}" if t.kind == "serial" else "local"

@@ -1,0 +1,270 @@
+"""What the verbs share: options, the board, the bundle, progress, and how values are shown."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deploy.boards import Board, Registry
+    from deploy.bundle import Bundle
+    from deploy.push import Pushed
+    from deploy.results.store import Store
+    from deploy.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def example(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\n\n\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _complete_board(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        names = [board.name for board in registry(context.find_root().params.get("boards_file"))]
+    except Exception:  # a completion has nobody to tell
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def board_option(function: F) -> F:
+    return click.option(
+        "--board", "-b", "board_name", default="local", show_default=True, metavar="NAME",
+        shell_complete=_complete_board, help="Board of boards.yaml.",
+    )(function)  # fmt: skip
+
+
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def limit_option(function: F) -> F:
+    return click.option(
+        "--limit-s", type=click.FloatRange(min=0.1), metavar="S", help="Time limit of one request to the model [120]."
+    )(function)
+
+
+def bundle_argument(function: F) -> F:
+    return click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))(function)
+
+
+def registry(boards_file: str | None) -> Registry:
+    from deploy import boards
+
+    return boards.load(boards_file)
+
+
+@contextlib.contextmanager
+def session_with(registry: Registry, board: Board) -> Iterator[Session]:
+    """Connect to a board; says so when its host key is met first."""
+    from deploy.session import connect
+
+    with connect(board, registry.known_hosts) as session:
+        if session.pinned:
+            note(f"{board.name}: host key {session.pinned} met and pinned in {registry.known_hosts}")
+        yield session
+
+
+def store_of(registry: Registry) -> Store:
+    from deploy.paths import results_dir
+    from deploy.results.store import Store
+
+    return Store(results_dir(registry.state_dir))
+
+
+def read_bundle(path: Path) -> Bundle:
+    """A bundle, or a .tflite packed on the fly (without golden vectors)."""
+    from deploy import bundle
+    from deploy.build import build
+
+    if path.suffix == ".tflite":
+        return build(str(path), name=bundle_name(path), vectors=0).bundle
+    return bundle.read(path)
+
+
+def bundle_name(path: Path) -> str:
+    """A bundle name from a file name."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in path.stem)
+    return kept.lstrip("._+-")[:64] or "model"
+
+
+def bring(session: Session, bundle: Bundle) -> Pushed:
+    """Make sure the board has its runtime and the bundle; says what it did unless nothing was to do."""
+    from deploy import push, runtime
+
+    with progress_bar(f"{session.board.name}: {bundle.name}") as bar:
+        runtime.ensure(session, bar.bytes, bar.note)
+        pushed = push.push(session, bundle, bar.bytes, bar.note)
+    if not pushed.was_current:
+        note(pushed_line(session, pushed))
+    return pushed
+
+
+def pushed_line(session: Session, pushed: Pushed) -> str:
+    sent = f"{size(pushed.sent_bytes)} of {size(pushed.total_bytes)} sent" if pushed.sent_bytes else "nothing to send"
+    proof = pushed.verification.summary if pushed.verification else "no golden vectors: loaded and invoked once"
+    return f"{session.board.name}: {pushed.release} is current ({sent}; {proof})"
+
+
+def run_record(session: Session, bundle: Bundle, command: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run before it starts."""
+    from deploy import __version__
+
+    board = session.board
+    return {
+        "board": {
+            "name": board.name,
+            "kind": board.kind,
+            "transport": board.transport.kind,
+            "tags": list(board.tags),
+            "identity": session.hello["identity"],
+        },
+        "bundle": {
+            "name": bundle.name,
+            "digest": bundle.digest,
+            "model_sha256": bundle.manifest.files["model.tflite"].sha256,
+            "model_bytes": len(bundle.model),
+            "recipe": bundle.manifest.recipe,
+            "host_accuracy": bundle.manifest.accuracy,
+        },
+        "command": dict(command),
+        "deploy": __version__,
+        "agent": session.hello["agent"],
+    }
+
+
+class Progress:
+    """Something to look at on a terminal; silent elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._what = what
+        self._live = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[info]}"),
+            TimeElapsedColumn(), console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        self._task = self._live.add_task(what, total=None, info="")
+
+    def note(self, text: str) -> None:
+        """What is going on."""
+        self._live.update(self._task, description=f"{self._what}: {text}", total=None, info="")
+
+    def bytes(self, done: int, total: int) -> None:
+        self._live.update(self._task, completed=done, total=total, info=f"{size(done)} of {size(total)}")
+
+    def samples(self, done: int, total: int) -> None:
+        self._live.update(self._task, completed=done, total=total, info=f"{done:,} of {total:,} samples")
+
+    def info(self, text: str) -> None:
+        self._live.update(self._task, info=text)
+
+    def start(self) -> None:
+        self._live.start()
+
+    def stop(self) -> None:
+        self._live.stop()
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Progress]:
+    bar = Progress(what)
+    bar.start()
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+def note(text: str) -> None:
+    """A line for the person, not for the pipe."""
+    click.echo(text, err=True)
+
+
+def show(text: str) -> None:
+    """A line of result."""
+    click.echo(text)
+
+
+def show_json(value: Any) -> None:
+    click.echo(json.dumps(plain(value), indent=1))
+
+
+def show_table(table: Table) -> None:
+    from rich.console import Console
+
+    # Where the output is no terminal, a table keeps its columns instead of being folded to 80.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def new_table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and numpy scalars as JSON knows them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def size(count: float) -> str:
+    """``1.2 KiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def duration(ns: float) -> str:
+    """Four digits, and the unit that keeps them before the point or just behind it."""
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(ns) >= scale:
+            return f"{ns / scale:.4g} {unit}"
+    return f"{ns:.4g} ns"
+
+
+def energy(uj: float) -> str:
+    """As `duration`, for microjoules."""
+    for unit, scale in (("J", 1e6), ("mJ", 1e3)):
+        if abs(uj) >= scale:
+            return f"{uj / scale:.4g} {unit}"
+    return f"{uj:.4g} uJ"
+
+
+class Ticker:
+    """True at most `per_second` times a second: a terminal need not see every frame."""
+
+    def __init__(self, per_second: float = 8.0) -> None:
+        self._period_s = 1 / per_second
+        self._next = 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._period_s
+        return True

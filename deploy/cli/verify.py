@@ -1,0 +1,67 @@
+"""`deploy verify`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploy.cli import common
+
+
+@click.command(
+    "verify",
+    help="""
+    Compare what a board answers with the golden vectors of BUNDLE, bit for bit, on the board.
+
+    Passes when all is equal, or differs by no more than two correct runtimes may: one step for integers, 1e-4 of the
+    largest value for floating point.  --exact passes nothing but equality.
+    """
+    + common.example("deploy verify --board local net.bundle"),
+)
+@common.board_option
+@common.bundle_argument
+@click.option("--exact", is_flag=True, help="Fail on any difference.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@common.limit_option
+@common.json_option
+@click.pass_obj
+def command(
+    boards_file: str | None,
+    board_name: str,
+    bundle_path: Path,
+    exact: bool,
+    threads: int,
+    limit_s: float | None,
+    as_json: bool,
+) -> int:
+    from dataclasses import asdict
+
+    from deploy.errors import BundleError, GoldenMismatch
+    from deploy.verify import verify
+
+    registry = common.registry(boards_file)
+    board = registry[board_name]
+    bundle = common.read_bundle(bundle_path)
+    if bundle.manifest.golden is None:
+        raise BundleError(f"{bundle_path} has no golden vectors", "`deploy build` without --no-golden makes them")
+    with common.session_with(registry, board) as session:
+        common.bring(session, bundle)
+        record = common.run_record(session, bundle, {"exact": exact, "threads": threads})
+        with common.store_of(registry).writer("verify", record) as writer:
+            result = verify(session, bundle, threads, limit_s)
+            good = result.exact if exact else result.passed
+            writer.set(
+                verification=asdict(result),
+                verdict=["ok"] if good else ["differs"],
+                headline="bit-exact" if result.exact else f"{result.differing} of {result.elements} differ",
+            )
+    if as_json:
+        common.show_json({"run": writer.id, "board": board.name, "bundle": bundle.digest, "exact": result.exact,
+                          **asdict(result)})  # fmt: skip
+        return 0 if good else 1
+    if not good:
+        raise GoldenMismatch(f"{bundle.name} on {board.name}: {result.summary}", f"stored as {writer.id}")
+    common.show(f"{bundle.name} on {board.name}: {result.summary}, by {result.runtime_board}")
+    common.show(f"stored   {writer.id}")
+    return 0
