@@ -4,7 +4,7 @@ Running models on a board: load, feed, answers back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ def load(
     sha256: str | None = None,
     threads: int = 1,
     signature: str | None = None,
-    shapes: dict[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     limit_s: float | None = None,
     subject: str = "",
 ) -> Loaded:

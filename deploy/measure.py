@@ -162,8 +162,7 @@ def measure(
         def event(header: dict[str, Any], data: bytes) -> None:
             latencies = np.frombuffer(data, "<i8")
             warm_up = header["phase"] == "warm-up"
-            writer.append("warmup_ns" if warm_up else "latency_ns", latencies, "ns")
-            writer.append("warmup_restart" if warm_up else "restart", np.full(len(latencies), number), "number")
+            writer.append(f"{'warmup' if warm_up else 'latency'}_ns.{number}", latencies, "ns")
             if not warm_up:
                 collected.append(latencies)
             tell(f"restart {number} of {plan.restarts}: {header['phase']}", _NOTHING if warm_up else latencies)

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.data import Dataset, call
-from deploy.errors import BuildError, DataError
+from deploy.data import Array, Dataset, call, feed
+from deploy.errors import BadInput, BuildError, DataError
+from devices.protocol.manifest import TensorInfo
 
 CALIBRATION_SAMPLES = 256
 
@@ -34,34 +35,37 @@ def convert(
     Load or make the Keras model `source` and convert it.
 
     Recipes: ``float32``; ``float16`` (weights); ``dynamic`` (int8 weights, float activations); ``int8`` (everything,
-    input and output included, weights per channel, ranges calibrated by min and max over `CALIBRATION_SAMPLES` samples).
+    input and output included, weights per channel, ranges calibrated by min and max over `CALIBRATION_SAMPLES`
+    samples).  Keras models get a batch of one: an open batch costs operators at every invocation.
 
     Raises:
         BuildError: TensorFlow is missing, the model cannot be read, or the converter refuses it.
         DataError: int8 without data, or data that does not fit the model.
     """
+    if recipe == "int8" and train is None:
+        raise DataError(
+            "recipe int8 needs data to calibrate the ranges of activations",
+            "`--data FILE.npz` with x_train (or x); `--recipe dynamic` needs none",
+        )
     tell("starting TensorFlow")
     tf = _tensorflow()
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     tell(f"loading {source}")
-    with _quiet() as said:
+    with _quiet() as said, tempfile.TemporaryDirectory() as folder:
         try:
-            converter = _converter(tf, source)
+            saved = _saved_model(tf, source, Path(folder))
+            tell(f"converting to {recipe}")
+            converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
             converter.optimizations = [] if recipe == "float32" else [tf.lite.Optimize.DEFAULT]
             if recipe == "float16":
                 converter.target_spec.supported_types = [tf.float16]
             elif recipe == "int8":
-                if train is None:
-                    raise DataError(
-                        "recipe int8 needs data to calibrate the ranges of activations",
-                        "`--data FILE.npz` with x_train (or x); `--recipe dynamic` needs none",
-                    )
-                samples = _calibration(converter, train, seed, preprocess)
+                assert train is not None
+                samples = _calibration(_input_shapes(tf, saved), train, seed, preprocess)
                 converter.representative_dataset = lambda: ([sample] for sample in samples)
                 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
                 converter.inference_input_type = converter.inference_output_type = tf.int8
-            tell(f"converting to {recipe}")
             return bytes(converter.convert())
         except (BuildError, DataError):
             raise
@@ -83,20 +87,31 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
-def _converter(tf: Any, source: str) -> Any:
+def _saved_model(tf: Any, source: str, folder: Path) -> Path:
+    """The SavedModel of `source`: itself, or what Keras exports of it into `folder`."""
     path = Path(source)
     if path.is_dir():
-        return tf.lite.TFLiteConverter.from_saved_model(source)
+        return path
     if path.suffix in (".keras", ".h5") or path.is_file():
-        return tf.lite.TFLiteConverter.from_keras_model(load_keras(tf, path))
-    if ":" in source:
+        model = load_keras(tf, path)
+    elif ":" in source:
         model = call(source, BuildError)
         if not isinstance(model, tf.keras.Model):
             raise BuildError(f"{source} returned a {type(model).__name__}, not a Keras model")
-        return tf.lite.TFLiteConverter.from_keras_model(model)
-    raise BuildError(
-        f"{source}: no such model", "`deploy build` takes .tflite, .keras, .h5, a SavedModel folder or module:function"
-    )
+    else:
+        hint = "`deploy build` takes .tflite, .keras, .h5, a SavedModel folder or module:function"
+        raise BuildError(f"{source}: no such model", hint)
+    signature = [
+        tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=tensor.name.split(":")[0]) for tensor in model.inputs
+    ]
+    model.export(folder, format="tf_saved_model", verbose=False, input_signature=signature)
+    return folder
+
+
+def _input_shapes(tf: Any, saved: Path) -> list[tuple[int | None, ...]]:
+    signatures = tf.saved_model.load(str(saved)).signatures
+    signature = signatures.get("serving_default") or next(iter(signatures.values()))
+    return [tuple(spec.shape) for spec in signature.structured_input_signature[1].values()]
 
 
 def load_keras(tf: Any, path: Path) -> Any:
@@ -124,28 +139,19 @@ def load_keras(tf: Any, path: Path) -> Any:
 
 
 def _calibration(
-    converter: Any, train: Dataset, seed: int, preprocess: Mapping[str, float] | None
-) -> list[np.ndarray[Any, Any]]:
+    shapes: list[tuple[int | None, ...]], train: Dataset, seed: int, preprocess: Mapping[str, float] | None
+) -> list[Array]:
     """Some training samples, drawn without replacement, each as a batch of one in float32."""
+    if len(shapes) != 1:
+        raise DataError(f"data can calibrate a model with one input; this one has {len(shapes)}")
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(train.x))[:CALIBRATION_SAMPLES]
-    real = train.x[chosen].astype(np.float32)
-    if preprocess is not None:
-        real = real * np.float32(preprocess["scale"]) + np.float32(preprocess["offset"])
-    model = getattr(converter, "_keras_model", None)
-    if model is not None:
-        shape = tuple(model.input_shape)
-        if not isinstance(shape[0], (int, type(None))) or len(model.inputs) != 1:
-            raise DataError(f"data can calibrate a model with one input; this one has {len(model.inputs)}")
-        sample = real.shape[1:]
-        if len(sample) == len(shape) - 2 and shape[-1] == 1:
-            real = real[..., np.newaxis]
-        if (
-            any(want not in (None, have) for want, have in zip(shape[1:], real.shape[1:], strict=False))
-            or len(shape) != real.ndim
-        ):
-            raise DataError(f"the model takes {list(shape)}; a sample of {train.source} is {list(sample)}")
-    return [sample[np.newaxis] for sample in real]
+    shape = tuple(-1 if extent is None else extent for extent in shapes[0])
+    info = TensorInfo("", "float32", shape)
+    try:
+        return list(feed(train.x[chosen], info, preprocess))
+    except BadInput as error:
+        raise DataError(f"{train.source}: {error.message}") from None
 
 
 @contextlib.contextmanager

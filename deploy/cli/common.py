@@ -100,18 +100,26 @@ def bundle_name(path: Path) -> str:
 
 
 def bring(session: Session, bundle: Bundle) -> Pushed:
-    """Make sure the board has its runtime and the bundle; says what it did unless nothing was to do."""
-    from deploy import push, runtime
-
-    with progress_bar(f"{session.board.name}: {bundle.name}") as bar:
-        runtime.ensure(session, bar.bytes, bar.note)
-        pushed = push.push(session, bundle, bar.bytes, bar.note)
+    """Make sure the board has its runtime and the bundle; says what it did, unless nothing was to do."""
+    pushed = push_to(session, bundle)
     if not pushed.was_current:
         note(pushed_line(session, pushed))
     return pushed
 
 
+def push_to(session: Session, bundle: Bundle) -> Pushed:
+    """Bring the runtime, if the board lacks it, and the bundle, showing progress."""
+    from deploy import push, runtime
+
+    with progress_bar(f"{session.board.name}: {bundle.name}") as bar:
+        runtime.ensure(session, bar.bytes, bar.note)
+        pushed = push.push(session, bundle, bar.bytes, bar.note)
+    return pushed
+
+
 def pushed_line(session: Session, pushed: Pushed) -> str:
+    if pushed.was_current:
+        return f"{session.board.name}: {pushed.release} is current already"
     sent = f"{size(pushed.sent_bytes)} of {size(pushed.total_bytes)} sent" if pushed.sent_bytes else "nothing to send"
     proof = pushed.verification.summary if pushed.verification else "no golden vectors: loaded and invoked once"
     return f"{session.board.name}: {pushed.release} is current ({sent}; {proof})"

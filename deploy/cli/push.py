@@ -28,8 +28,8 @@ def command(boards_file: str | None, board_name: str, bundle_path: Path, as_json
     board = registry[board_name]
     bundle = common.read_bundle(bundle_path)
     with common.session_with(registry, board) as session:
-        pushed = common.bring(session, bundle)
+        pushed = common.push_to(session, bundle)
         if as_json:
             common.show_json({"board": board.name, "bundle": bundle.digest, **vars(pushed)})
-        elif pushed.was_current:
-            common.show(f"{board.name}: {pushed.release} is current already")
+        else:
+            common.show(common.pushed_line(session, pushed))

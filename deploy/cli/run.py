@@ -145,6 +145,6 @@ def _write(out: Path, model: Loaded, answers: list[list[Array]]) -> None:
             arrays |= {f"{info.name}[{n}]": column for n, column in enumerate(plain)}
     try:
         with out.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:
         raise DataError(f"{out}: {error.strerror}") from None

@@ -74,10 +74,9 @@ def summary(stored: Any) -> list[tuple[str, str]]:
         ("bundle", f"{record['bundle']['name']} {record['bundle']['digest'][:12]}"),
         ("made", record["created"]),
     ]
-    latencies = stored.array("latency_ns")
-    if len(latencies):
-        numbers = stored.array("restart")
-        latency = summarize([latencies[numbers == n] for n in sorted(set(numbers.tolist()))])
+    restarts = stored.restarts("latency_ns")
+    if restarts:
+        latency = summarize(restarts)
         interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns and latency.high_ns else ""
         rows.append(("latency", f"median {d(latency.median_ns)}{interval}, n = {latency.n:,}"))
     if "energy" in record:
@@ -102,12 +101,12 @@ def summary(stored: Any) -> list[tuple[str, str]]:
     Write a run with all its raw samples to a file: .json (everything), .npz (arrays) or .csv (one array).
     """
     + common.example(
-        "deploy runs export last -o run.json", "deploy runs export last -o latency.csv --array latency_ns"
+        "deploy runs export last -o run.json", "deploy runs export last -o latency.csv --array latency_ns.1"
     ),
 )
 @click.argument("run", default="last")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
-@click.option("--array", default="latency_ns", show_default=True, help="For .csv.")
+@click.option("--array", default="latency_ns.1", show_default=True, help="For .csv.")
 @click.pass_obj
 def export(boards_file: str | None, run: str, out: Path, array: str) -> None:
     import json
@@ -124,7 +123,7 @@ def export(boards_file: str | None, run: str, out: Path, array: str) -> None:
             out.write_text(json.dumps({**stored.record, "arrays": arrays}) + "\n")
         elif out.suffix == ".npz":
             with out.open("wb") as file:
-                np.savez_compressed(file, **{name: stored.array(name) for name in names})
+                np.savez_compressed(file, allow_pickle=False, **{name: stored.array(name) for name in names})
         elif out.suffix == ".csv":
             if array not in names:
                 raise UsageError(f"run {stored.id} has no array {array!r}{nearest(array, names)}")

@@ -69,10 +69,10 @@ def render(run: Run, summary: Rows, others: Sequence[tuple[Run, Rows]]) -> str:
 
 def _plots(run: Run) -> list[dict[str, str]]:
     plots = []
-    latency = run.array("latency_ns")
-    if len(latency):
-        plots.append({"title": "Latency of every invocation", "svg": _over_time(latency, run.array("restart"))})
-        plots.append({"title": "Distribution", "svg": _histogram(latency)})
+    restarts = run.restarts("latency_ns")
+    if restarts:
+        plots.append({"title": "Latency of every invocation", "svg": _over_time(restarts)})
+        plots.append({"title": "Distribution", "svg": _histogram(np.concatenate(restarts))})
     samples = run.array("sample_t_ns")
     if len(samples):
         plots.append({"title": "Power", "svg": _power(run)})
@@ -86,16 +86,16 @@ def _unit(values: NDArray[Any]) -> tuple[float, str]:
     )
 
 
-def _over_time(latency: NDArray[Any], restart: NDArray[Any]) -> str:
-    scale, unit = _unit(latency)
+def _over_time(restarts: list[NDArray[Any]]) -> str:
+    scale, unit = _unit(np.concatenate(restarts))
     figure, axes = _figure()
-    position = np.arange(len(latency))
-    for number in sorted(set(restart.tolist())):
-        mine = np.flatnonzero(restart == number)
-        # Every step-th, and always the slowest: thinning must not hide what is worth seeing.
-        step = max(1, len(latency) // MOST_POINTS)
-        kept = np.union1d(mine[::step], mine[np.argsort(latency[mine])[-20:]])
-        axes.plot(position[kept], latency[kept] / scale, ".", markersize=2, label=f"restart {number}")
+    # Every step-th, and always the slowest: thinning must not hide what is worth seeing.
+    step = max(1, sum(map(len, restarts)) // MOST_POINTS)
+    before = 0
+    for number, latency in enumerate(restarts, start=1):
+        kept = np.union1d(np.arange(0, len(latency), step), np.argsort(latency)[-20:])
+        axes.plot(before + kept, latency[kept] / scale, ".", markersize=2, label=f"restart {number}")
+        before += len(latency)
     axes.set_xlabel("invocation")
     axes.set_ylabel(f"latency [{unit}]")
     axes.set_yscale("log")

@@ -140,6 +140,11 @@ class Run:
             raise StoreError(f"{path}: changed since it was written")
         return np.frombuffer(data, _DTYPES[entry["dtype"]])
 
+    def restarts(self, name: str) -> list[NDArray[Any]]:
+        """The arrays ``<name>.1``, ``<name>.2``, ...: one for each process restart."""
+        numbers = sorted(int(key.rpartition(".")[2]) for key in self.record["arrays"] if key.startswith(f"{name}."))
+        return [self.array(f"{name}.{number}") for number in numbers]
+
 
 class Store:
     """The runs below one folder, which is made when the first run is."""

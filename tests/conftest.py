@@ -1,0 +1,78 @@
+"""What tests share.  A tool that is missing skips with the sentence that says how to get it; in CI it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.boards import LOCAL, Board
+from deploy.session import Session, connect
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+CORPUS = Path(os.environ.get("DEPLOY_CORPUS", ROOT.parent / "shared" / "corpus"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--board", help="name of a real board of boards.yaml, for tests/hardware")
+
+
+def need_tool(name: str, package: str) -> str:
+    """Path of a program; skips without it, or fails where CI says that nothing may be missing."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        sentence = f"needs {name}: `sudo apt install {package}`"
+        if os.environ.get("DEPLOY_REQUIRE_TOOLS"):
+            pytest.fail(sentence, pytrace=False)
+        pytest.skip(sentence)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for every test: nothing of the user's is read or written."""
+    home = tmp_path_factory.mktemp("home")
+    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DEPLOY_BOARDS", "DEPLOY_DEBUG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DEPLOY_RESULTS", str(home / "results"))
+    return home
+
+
+@pytest.fixture
+def local(private_home: Path) -> Board:
+    """The board `local`, with its disk in the test's home."""
+    return LOCAL.model_copy(update={"root": str(private_home / "board")})
+
+
+@pytest.fixture
+def open_session(private_home: Path) -> Iterator[Callable[..., Session]]:
+    """``open_session(board, *agent_options)`` connects; all sessions are closed after the test."""
+    opened: list[Session] = []
+
+    def open_(board: Board, *agent_options: str) -> Session:
+        session = connect(board, private_home / "known_hosts", list(agent_options))
+        opened.append(session)
+        return session
+
+    yield open_
+    for session in opened:
+        session.close()
+
+
+@pytest.fixture
+def session(open_session: Callable[..., Session], local: Board) -> Session:
+    """A conversation with the real agent on `local`."""
+    return open_session(local)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real models and data sets."""
+    if not (CORPUS / "MANIFEST.json").is_file():
+        pytest.skip(f"needs the corpus of real models at {CORPUS}; $DEPLOY_CORPUS names another place")
+    return CORPUS
