@@ -73,26 +73,26 @@ def read(data: bytes, name: str) -> ModelFacts:
         raise BuildError(f"{name}: not a TFLite file (no 'TFL3' at byte 4, but {data[4:8]!r})", hint)
     try:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
-        return _facts(schema, model, len(data))
+        return _facts(schema, model, len(data), name)
     except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError):
         raise BuildError(f"{name}: not a TFLite file, or cut short ({len(data)} bytes)", hint) from None
 
 
-def _facts(schema: Any, model: Any, size: int) -> ModelFacts:
+def _facts(schema: Any, model: Any, size: int, name: str) -> ModelFacts:
     types = _reverse(schema.TensorType)
     operators = _reverse(schema.BuiltinOperator)
     ops: Counter[str] = Counter()
     graphs = model.subgraphs or []
     if not graphs:
-        raise ValueError("no subgraph")
+        raise BuildError(f"{name}: no subgraph in the model")
     weights: dict[str, list[Any]] = {}
     per_channel, sparse = False, 0
     for graph in graphs:
         for op in graph.operators if graph.operators is not None else ():
             code = model.operatorCodes[op.opcodeIndex]
             builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-            name = operators[builtin]
-            ops[f"CUSTOM:{_text(code.customCode)}" if name == "CUSTOM" else name] += 1
+            operator = operators[builtin]
+            ops[f"CUSTOM:{_text(code.customCode)}" if operator == "CUSTOM" else operator] += 1
         for tensor in graph.tensors if graph.tensors is not None else ():
             content = model.buffers[tensor.buffer].data if tensor.buffer < len(model.buffers) else None
             if content is None or len(content) == 0:

@@ -105,6 +105,8 @@ class Agent:
             heard = time.monotonic()
             while True:
                 for key, _ in self._selector.select(HEARTBEAT_S / 2):
+                    if self._selector.get_map().get(key.fileobj) is not key:
+                        continue  # an earlier event of this round ended the runner it belonged to
                     if key.fileobj == self._source:
                         heard = time.monotonic()
                     if not key.data():

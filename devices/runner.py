@@ -70,16 +70,10 @@ class Runner:
             data = data[os.write(self._sink, data) :]
 
     def _probe(self, request: dict[str, Any], payload: bytes) -> Any:
-        from devices.backends import litert
-
-        return litert.versions(), b""
+        return _litert().versions(), b""
 
     def _load(self, request: dict[str, Any], payload: bytes) -> Any:
-        try:
-            from devices.backends import litert
-        except ImportError as error:
-            raise AgentError(errors.NO_RUNTIME, f"no LiteRT runtime: {error}") from error
-
+        litert = _litert()
         started = _clock()
         self._model = litert.Model(
             request["path"], request.get("threads", 1), request.get("shapes"), request.get("signature")
@@ -197,6 +191,15 @@ class Runner:
                     entry = _compare(golden[f"v{vector}.out{i}"], to_array(spec, values))
                     report.append({"vector": vector, "output": spec.name, "dtype": spec.dtype, **entry})
         return {"compared": report}, b""
+
+
+def _litert() -> Any:
+    """The backend, or no-runtime with what is missing."""
+    try:
+        from devices.backends import litert
+    except ImportError as error:
+        raise AgentError(errors.NO_RUNTIME, f"no LiteRT runtime: {error}") from error
+    return litert
 
 
 def is_steady(window: list[array[int]]) -> bool:

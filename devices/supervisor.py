@@ -101,6 +101,8 @@ class RunnerProcess:
         if self.memory_bytes and (b"bad_alloc" in self._tail or b"MemoryError" in self._tail):
             how += f" (memory limit {self.memory_bytes // 2**20} MiB)"
         tail = self._tail.decode("utf-8", "replace").strip().splitlines()
+        if code >= 0 and tail:
+            how += f": {tail[-1]}"
         return AgentError(errors.RUNNER_KILLED, how, signal=name, exit_code=code, stderr=tail[-5:])
 
     def kill(self) -> None:

@@ -24,12 +24,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def need_tool(name: str, package: str) -> str:
     """Path of a program; skips without it, or fails where CI says that nothing may be missing."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if path is None:
-        sentence = f"needs {name}: `sudo apt install {package}`"
-        if os.environ.get("DEPLOY_REQUIRE_TOOLS"):
-            pytest.fail(sentence, pytrace=False)
-        pytest.skip(sentence)
+    require_or_skip(path is not None, f"needs {name}: `sudo apt install {package}`")
+    assert path
     return path
+
+
+def require_or_skip(there: bool, sentence: str) -> None:
+    """Skip with `sentence` unless `there`; where CI says that nothing may be missing, fail with it."""
+    if not there and os.environ.get("DEPLOY_REQUIRE_TOOLS"):
+        pytest.fail(sentence, pytrace=False)
+    if not there:
+        pytest.skip(sentence)
 
 
 @pytest.fixture(autouse=True)

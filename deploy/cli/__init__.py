@@ -76,11 +76,6 @@ def cli(context: click.Context, boards_file: str | None) -> None:
     context.obj = boards_file
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The entry point; never returns."""
-    sys.exit(run(args))
-
-
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     # A service manager's stop is handled as Ctrl-C is: what arrived is kept.
@@ -94,6 +89,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), None, 1)
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not turn the message into a traceback
         return _fail("interrupted", "what had arrived is kept: `deploy runs list`", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `deploy runs | head` is no error

@@ -7,6 +7,7 @@ Importing this module imports numpy and the runtime; only the runner does.
 from __future__ import annotations
 
 import importlib.metadata
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,13 @@ def versions() -> dict[str, str]:
 
 
 def one_line(error: BaseException) -> str:
-    """LiteRT's messages come as several sentences and lines without a space between; make them one."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """LiteRT's messages come as several sentences and lines; make them one, and say so when there is none."""
+    text = " ".join(str(error).split())
+    if text:
+        return text
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    why = "" if limit == resource.RLIM_INFINITY else f" (memory limit {limit // 2**20} MiB)"
+    return f"the runtime gives no reason{why}"
 
 
 class Model:

@@ -85,7 +85,9 @@ class Encoder:
         Raises:
             FrameError: header or payload is longer than a frame may carry.
         """
-        header = json.dumps(message.header, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(message.header, separators=(",", ":"), ensure_ascii=False)
+        # File names may hold lone surrogates, which UTF-8 cannot; backslashreplace makes JSON's own escape of them.
+        header = text.encode(errors="backslashreplace")
         if len(header) > MAX_HEADER:
             raise FrameError(f"header of {len(header)} bytes; a frame carries at most {MAX_HEADER}")
         if len(message.payload) > MAX_PAYLOAD:

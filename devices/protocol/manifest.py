@@ -143,7 +143,9 @@ def parse(data: bytes) -> Manifest:
         raw["labels"] = tuple(str(label) for label in raw.get("labels", ()))
     except ManifestError:
         raise
-    except (AttributeError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ManifestError(f"a value is missing: {error}") from None
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ManifestError(f"a value of the wrong type: {error}") from None
     if MODEL not in raw["files"]:
         raise ManifestError(f"files has no {MODEL!r}")

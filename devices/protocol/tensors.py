@@ -95,7 +95,7 @@ def _parse(entry: Any) -> tuple[TensorSpec, int]:
     name, dtype, shape, size = (entry.get(key) for key in ("name", "dtype", "shape", "bytes"))
     if not isinstance(name, str):
         raise ValueError("a tensor has no name")
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
     if (
         not isinstance(shape, list)

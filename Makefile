@@ -1,0 +1,43 @@
+# Everything works on a fresh clone: the targets set up .venv first.
+READY := .venv/.ready
+PY := .venv/bin/python
+
+.PHONY: help setup demo test check format bench lock clean
+help:
+	@echo "make demo    train, build, push, verify, measure and report on the board 'local' (BOARD=NAME for another)"
+	@echo "make test    format, lint, types and all tests"
+	@echo "make check   format, lint and types alone"
+	@echo "make bench   the figures that README.md states, measured here"
+	@echo "make lock    resolve the dependencies anew, with hashes"
+
+setup: $(READY)
+$(READY): .ci/lock.txt .ci/bootstrap pyproject.toml
+	@.ci/bootstrap .venv
+
+demo: $(READY)
+	@.ci/demo
+
+check: $(READY)
+	@$(PY) -m ruff format --check --quiet deploy devices tests || { echo "\`make format\` formats them"; exit 1; }
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m mypy
+
+test: check
+	@$(PY) -m pytest
+
+format: $(READY)
+	@$(PY) -m ruff check --fix --quiet .
+	@$(PY) -m ruff format --quiet deploy devices tests
+
+bench: $(READY)
+	@$(PY) -m tests.benchmarks
+
+lock:
+	@$(PY) -m pip install --quiet uv
+	@$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet -o .ci/lock.txt
+	@$(PY) -m uv pip compile deploy/runtime.in --no-deps --universal --python-version 3.9 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet -o deploy/runtime.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache build *.egg-info digits.bundle report.html

@@ -1,0 +1,170 @@
+"""One conversation with one agent, and every way in which it can go wrong."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.boards import Board
+from deploy.errors import BoardError, BoardSilent, DiskFull, NoPython, TransportError
+from deploy.session import Session, connect
+from devices.protocol import errors as codes
+
+Open = Callable[..., Session]
+
+
+@pytest.fixture
+def board_with(local: Board, tmp_path: Path) -> Callable[[str], Board]:
+    """A board whose ``python3`` is the shell script that is given."""
+
+    def make(script: str) -> Board:
+        program = tmp_path / "python3"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        return local.model_copy(update={"python": str(program)})
+
+    return make
+
+
+def test_the_hello_tells_what_the_board_is(session: Session) -> None:
+    identity = session.hello["identity"]
+
+    assert session.hello["root"] == session.board.root
+    assert ".".join(map(str, sys.version_info[:3])) == identity["python"]
+    assert {"machine", "kernel", "cpus", "memory_bytes"} <= set(identity)
+
+
+def test_the_agent_is_sent_once_and_found_by_its_hash_afterwards(open_session: Open, local: Board) -> None:
+    first = open_session(local)
+    folder = Path(local.root) / "agent" / first.hello["agent"]
+    made = folder.stat().st_mtime_ns
+    first.close()
+
+    second = open_session(local)
+
+    assert first.hello["agent"] == second.hello["agent"]
+    # Byte code appears inside; the folder itself is not unpacked anew.
+    assert [folder.name] == [path.name for path in folder.parent.iterdir()]
+    assert made == folder.stat().st_mtime_ns
+
+
+def test_a_board_without_its_python_says_which_one_and_how_to_name_another(local: Board, open_session: Open) -> None:
+    with pytest.raises(NoPython) as caught:
+        open_session(local.model_copy(update={"python": "python3.99"}))
+
+    assert str(caught.value) == "board 'local' has no 'python3.99'"
+    assert "`python:` of 'local' in boards.yaml" in str(caught.value.hint)
+
+
+def test_a_python_that_is_too_old_is_named_with_its_version(
+    board_with: Callable[[str], Board], open_session: Open
+) -> None:
+    with pytest.raises(NoPython) as caught:
+        open_session(board_with("echo DEPLOY-OLD 3.7.3"))
+
+    assert str(caught.value) == "board 'local' has Python 3.7.3; the agent needs 3.9 or newer"
+
+
+def test_a_command_that_ends_before_the_agent_speaks_is_quoted(
+    board_with: Callable[[str], Board], open_session: Open
+) -> None:
+    with pytest.raises(TransportError) as caught:
+        open_session(board_with("echo 'Illegal instruction' >&2; exit 3"))
+
+    expected = "board 'local' ended with status 3 before the agent spoke; it said: Illegal instruction"
+    assert expected == str(caught.value)
+
+
+def test_an_agent_that_ends_in_the_middle_is_noticed_at_once(session: Session) -> None:
+    psutil.Process(session.hello["pid"]).kill()
+
+    with pytest.raises(BoardSilent) as caught:
+        session.ping()
+
+    assert str(caught.value).startswith("the agent on 'local' ended")
+
+
+def test_a_board_that_falls_silent_is_given_up_after_the_time_that_the_message_says(
+    session: Session,
+) -> None:
+    """Stopped, not killed: the pipe stays open, as a hung board's would."""
+    agent = psutil.Process(session.hello["pid"])
+    session._silence_s = 0.5
+    agent.suspend()
+    try:
+        with pytest.raises(BoardSilent) as caught:
+            session.ping()
+    finally:
+        agent.resume()
+
+    assert str(caught.value) == "board 'local' sent nothing for 0.5 s (last: nothing)"
+    assert caught.value.hint == "`deploy boards check local` asks what is alive"
+
+
+def test_an_agent_of_another_protocol_is_refused(board_with: Callable[[str], Board], open_session: Open) -> None:
+    """The script is a real agent of the future: it speaks the frames, and says 2."""
+    speak = (
+        "from devices.protocol.framing import *; import os;"
+        "os.write(1, Encoder().encode(Message(Kind.HELLO, {'protocol': 2}))); os.read(0, 1)"
+    )
+    root = Path(__file__).resolve().parent.parent.parent
+    board = board_with(f'PYTHONPATH={root} exec {sys.executable} -c "{speak}"')
+
+    with pytest.raises(TransportError) as caught:
+        open_session(board)
+
+    assert str(caught.value) == "the agent on 'local' speaks protocol 2, this deploy speaks 1"
+
+
+def test_an_unknown_operation_is_an_error_and_the_conversation_goes_on(session: Session) -> None:
+    with pytest.raises(BoardError) as caught:
+        session.request("teleport")
+
+    assert caught.value.code == codes.UNKNOWN_OP
+    assert str(caught.value) == "this agent knows no 'teleport' (board 'local')"
+    assert session.ping() > 0
+
+
+def test_closing_ends_the_agent(open_session: Open, local: Board) -> None:
+    session = open_session(local)
+    pid = session.hello["pid"]
+
+    session.close()
+
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_root_that_cannot_be_written_says_which_folder(open_session: Open, local: Board, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(TransportError) as caught:
+        open_session(local.model_copy(update={"root": str(tmp_path / "file" / "deploy")}))
+
+    assert f"board 'local' cannot keep the agent: Not a directory: {tmp_path}/file/deploy" == str(caught.value)
+    assert not isinstance(caught.value, DiskFull)
+
+
+def test_an_upload_goes_on_where_the_last_one_ended(session: Session, open_session: Open, local: Board) -> None:
+    import hashlib
+
+    data = bytes(range(256)) * 4096
+    sha256 = hashlib.sha256(data).hexdigest()
+    half = len(data) // 2
+    session.request("store.put", data[:half], sha256=sha256, bytes=len(data), offset=0)
+    psutil.Process(session.hello["pid"]).kill()
+
+    sent = open_session(local).upload(sha256, data)
+
+    assert len(data) - half == sent
+    assert data == (Path(local.root) / "store" / sha256).read_bytes()
+
+
+def test_connecting_twice_at_once_is_possible(open_session: Open, local: Board, private_home: Path) -> None:
+    with connect(local, private_home / "known_hosts") as one, connect(local, private_home / "known_hosts") as two:
+        assert one.ping() > 0
+        assert two.ping() > 0

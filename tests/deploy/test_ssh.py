@@ -1,0 +1,236 @@
+"""The transport over SSH, against a real OpenSSH server on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy import inference, push, runtime
+from deploy.boards import Board
+from deploy.build import build
+from deploy.data import random_inputs
+from deploy.errors import BoardUnreachable, HostKeyChanged, NoPython, RuntimeMissing, TransportError
+from deploy.session import Session, connect
+from tests.conftest import GOLDEN
+from tests.sshd import Sshd, keygen
+
+ALIAS = "bench-pi"
+
+
+def bare_python() -> str:
+    """A Python of this machine, in no virtual environment, that has no numpy."""
+    for candidate in ("/usr/bin/python3", sys._base_executable):  # type: ignore[attr-defined]
+        probe = [candidate, "-c", "import sys; assert sys.version_info >= (3, 9); import numpy"]
+        done = subprocess.run(probe, capture_output=True, text=True, env={"HOME": "/nonexistent"}, check=False)
+        if "ModuleNotFoundError" in done.stderr:
+            return candidate
+    pytest.skip("needs a Python 3.9 or newer without numpy: every one of this machine has it")
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, private_home: Path) -> Iterator[Sshd]:
+    server = Sshd(tmp_path / "server", bare_python())
+    server.write_client_config(private_home, ALIAS)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board.model_validate(
+        {"name": "pi", "kind": "generic", "transport": {"kind": "ssh", "host": ALIAS, "timeout_s": 5}}
+    )
+
+
+@pytest.fixture
+def known_hosts(private_home: Path) -> Path:
+    return private_home / "known_hosts"
+
+
+def test_a_board_with_only_python3_and_sshd_gets_agent_and_runtime_and_answers_as_this_machine_does(
+    sshd: Sshd, board: Board, open_session: Callable[..., Session], local: Board
+) -> None:
+    """No root, no pip, no network and an empty home there; the golden vectors were made by this machine."""
+    bundle = build(str(GOLDEN / "digits_int8.tflite"), name="digits").bundle
+    session = open_session(board)
+    with pytest.raises(RuntimeMissing):
+        session.request("runtime.probe")
+
+    brought = runtime.ensure(session)
+    pushed = push.push(session, bundle)
+
+    assert brought["installed"] is not None
+    assert pushed.verification is not None
+    assert pushed.verification.exact
+    files = {path.relative_to(sshd.home).parts[:3] for path in sshd.home.rglob("*") if path.is_file()}
+    assert {(".local", "share", "deploy")} == files
+    modes = {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in sshd.home.joinpath(".local").rglob("*")}
+    assert {0} == modes
+    model = inference.load(session, bundle=bundle.digest)
+    (answer,) = inference.infer(session, model, random_inputs(model.inputs, 1, 0))
+    assert answer[0].shape == (1, 10)
+
+    session.request("clean")
+    assert not any(path.is_file() for path in sshd.home.rglob("*"))
+
+
+def test_the_host_key_is_pinned_when_the_board_is_met_first_and_recognised_afterwards(
+    sshd: Sshd, board: Board, known_hosts: Path
+) -> None:
+    with connect(board, known_hosts) as first:
+        assert f"ED25519 {sshd.fingerprint()}" == first.pinned
+    assert stat.S_IMODE(known_hosts.stat().st_mode) == 0o600
+    with connect(board, known_hosts) as second:
+        assert second.pinned is None
+    assert len(known_hosts.read_text().splitlines()) == 1
+
+
+def test_a_changed_host_key_stops_with_both_fingerprints_and_the_command_that_forgets_the_old_one(
+    sshd: Sshd, board: Board, known_hosts: Path
+) -> None:
+    connect(board, known_hosts).close()
+    pinned = sshd.fingerprint()
+    sshd.stop()
+    sshd.new_host_key()
+    sshd.start()
+
+    with pytest.raises(HostKeyChanged) as caught:
+        connect(board, known_hosts)
+
+    assert (
+        f"board 'pi' shows another host key (ssh {sshd.user}@127.0.0.1:{sshd.port}): "
+        f"pinned ED25519 {pinned}, shown ED25519 {sshd.fingerprint()}" == str(caught.value)
+    )
+    assert caught.value.hint is not None
+    forget = caught.value.hint.split("`")[1]
+    assert f"ssh-keygen -R '[127.0.0.1]:{sshd.port}' -f {known_hosts}" == forget
+    subprocess.run(forget, shell=True, check=True, capture_output=True)
+    connect(board, known_hosts).close()
+
+
+def test_a_host_key_of_another_type_is_a_changed_key_and_is_not_pinned_beside_the_old_one(
+    sshd: Sshd, board: Board, known_hosts: Path
+) -> None:
+    """Else whoever sits in between would only have to offer a type that was not recorded."""
+    connect(board, known_hosts).close()
+    sshd.stop()
+    for path in sshd.folder.glob("host_key*"):
+        path.unlink()
+    keygen(sshd.folder / "host_key", "ecdsa")
+    sshd.start()
+
+    with pytest.raises(HostKeyChanged):
+        connect(board, known_hosts)
+
+    assert len(known_hosts.read_text().splitlines()) == 1
+
+
+def test_a_key_that_the_users_own_known_hosts_holds_is_held_to_it(
+    sshd: Sshd, board: Board, known_hosts: Path, private_home: Path
+) -> None:
+    keygen(private_home / "other")
+    kind, key, *_ = (private_home / "other.pub").read_text().split()
+    (private_home / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {kind} {key}\n")
+
+    with pytest.raises(HostKeyChanged):
+        connect(board, known_hosts)
+
+    assert not known_hosts.exists()
+
+
+def test_a_login_that_is_refused_says_how_to_install_a_key(sshd: Sshd, board: Board, known_hosts: Path) -> None:
+    (sshd.folder / "authorized_keys").write_text("")
+
+    with pytest.raises(BoardUnreachable) as caught:
+        connect(board, known_hosts)
+
+    assert str(caught.value).startswith(f"board 'pi' refuses the login (ssh {sshd.user}@127.0.0.1:{sshd.port}): ")
+    assert str(caught.value.hint).startswith(f"`ssh-copy-id -p {sshd.port} {sshd.user}@127.0.0.1` installs your key")
+
+
+def test_a_board_that_is_off_is_said_to_be_out_of_reach(sshd: Sshd, board: Board, known_hosts: Path) -> None:
+    sshd.stop()
+
+    with pytest.raises(BoardUnreachable) as caught:
+        connect(board, known_hosts)
+
+    where = f"ssh {sshd.user}@127.0.0.1:{sshd.port}"
+    assert f"board 'pi' cannot be reached ({where}): Connection refused" == str(caught.value)
+
+
+def test_a_board_without_python3_says_so(tmp_path: Path, private_home: Path, board: Board, known_hosts: Path) -> None:
+    server = Sshd(tmp_path / "server", None)
+    server.write_client_config(private_home, ALIAS)
+    server.start()
+    try:
+        with pytest.raises(NoPython) as caught:
+            connect(board, known_hosts)
+    finally:
+        server.stop()
+
+    assert str(caught.value) == "board 'pi' has no 'python3'"
+
+
+def test_the_python_that_boards_yaml_names_is_used(
+    tmp_path: Path, private_home: Path, board: Board, known_hosts: Path
+) -> None:
+    server = Sshd(tmp_path / "server", None)
+    server.write_client_config(private_home, ALIAS)
+    server.start()
+    try:
+        with connect(board.model_copy(update={"python": bare_python()}), known_hosts) as session:
+            assert "ai-edge-litert" not in session.hello["identity"]
+            assert session.ping() > 0
+    finally:
+        server.stop()
+
+
+def test_the_agent_ends_when_the_connection_is_cut(sshd: Sshd, board: Board, known_hosts: Path) -> None:
+    session = connect(board, known_hosts)
+    pid = session.hello["pid"]
+    sshd.stop()
+    # The listener is gone, the connection's own process holds on: end it as a pulled cable would.
+    agent = psutil.Process(pid)
+    for ancestor in agent.parents():
+        if ancestor.name().startswith("sshd"):
+            ancestor.kill()
+
+    with pytest.raises(TransportError):
+        for _ in range(100):
+            session.ping()
+    agent.wait(10)
+    session.close()
+
+
+def test_a_login_shell_that_prints_does_not_confuse_the_conversation(
+    sshd: Sshd, board: Board, known_hosts: Path
+) -> None:
+    wrapper = sshd.folder / "shell"
+    wrapper.write_text(wrapper.read_text().replace("#!/bin/sh\n", "#!/bin/sh\necho 'Welcome to Armbian!'; echo\n"))
+
+    with connect(board, known_hosts) as session:
+        assert session.ping() > 0
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh: `sudo apt install openssh-client`")
+def test_a_jump_host_of_the_users_ssh_config_is_used(
+    sshd: Sshd, board: Board, known_hosts: Path, private_home: Path
+) -> None:
+    """The jump host is the same server; the user's own ssh makes the hop."""
+    config = private_home / ".ssh" / "config"
+    sshd.write_client_config(private_home, "jump")
+    jump = config.read_text() + f"  StrictHostKeyChecking accept-new\n  UserKnownHostsFile {private_home}/jump_hosts\n"
+    sshd.write_client_config(private_home, ALIAS)
+    command = f"ssh -F {config} -W %h:%p jump"  # OpenSSH takes the home from the password file, not from $HOME
+    config.write_text(config.read_text() + f"  ProxyCommand {command}\n" + jump)
+
+    with connect(board, known_hosts) as session:
+        assert session.ping() > 0
