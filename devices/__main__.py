@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from devices.agent import Agent
+from devices.protocol.errors import AgentError
 
 
 def main() -> None:
@@ -25,7 +26,11 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print is no frame
     if options.self_test:
         source, sink = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
-    Agent(options.root.expanduser(), source, sink, options.silence_s, options.sysroot).run()
+    try:
+        agent = Agent(options.root.expanduser(), source, sink, options.silence_s, options.sysroot)
+    except AgentError as error:
+        sys.exit(f"devices: {error}")
+    agent.run()
     if options.self_test:
         sys.stderr.write("devices: ok\n")
 

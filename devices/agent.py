@@ -181,7 +181,7 @@ class Agent:
         except OSError as error:
             failed = AgentError(errors.IO_ERROR, f"{error.strerror}: {error.filename}")
             self._send(Kind.ERROR, {"id": request, **failed.header()})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             failed = AgentError(errors.BAD_REQUEST, f"{op}: {type(error).__name__}: {error}")
             self._send(Kind.ERROR, {"id": request, **failed.header()})
         else:
@@ -211,6 +211,7 @@ class Agent:
         return {}, b""
 
     def _release_drop(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        self._require_idle()
         self._stop_runner()
         self._store.drop(header["release"])
         return {}, b""
@@ -223,6 +224,7 @@ class Agent:
         return {"current": {"release": current[0], "bundle": current[1]} if current else None}
 
     def _clean(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        self._require_idle()
         self._stop_runner()
         self._store.clean()
         return {}, b""
@@ -242,6 +244,7 @@ class Agent:
         job.then = reply
 
     def _runtime_install(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        self._require_idle()
         self._stop_runner()
         self._store.install_runtime(header["sha256"])
         return {}, b""
@@ -351,8 +354,7 @@ class Agent:
 
     def _model_unload(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """End the runner; runner-killed when it dies of that."""
-        if self._job:
-            raise AgentError(errors.BUSY, f"request {self._job.request} is still running")
+        self._require_idle()
         runner, self._runner, self._loaded = self._runner, None, False
         if runner:
             self._forget(runner)
@@ -361,6 +363,10 @@ class Agent:
                 raise error
         return {}, b""
 
+    def _require_idle(self) -> None:
+        if self._job:
+            raise AgentError(errors.BUSY, f"request {self._job.request} is still running")
+
     def _require_model(self) -> None:
         if not self._loaded or self._runner is None:
             raise AgentError(errors.BAD_REQUEST, "no model is loaded")
@@ -368,16 +374,14 @@ class Agent:
     # The runner
 
     def _start_runner(self, memory_bytes: int | None) -> None:
-        if self._job:
-            raise AgentError(errors.BUSY, f"request {self._job.request} is still running")
+        self._require_idle()
         self._stop_runner()
         runner = self._runner = RunnerProcess(self._store.runtime(), memory_bytes)
         self._selector.register(runner.stdout, selectors.EVENT_READ, self._from_runner)
         self._selector.register(runner.stderr, selectors.EVENT_READ, lambda: self._from_runner_stderr(runner))
 
     def _begin(self, header: dict[str, Any], limit_s: float, request: dict[str, Any], payload: bytes = b"") -> Job:
-        if self._job:
-            raise AgentError(errors.BUSY, f"request {self._job.request} is still running")
+        self._require_idle()
         assert self._runner
         self._job = Job(header["id"], limit_s)
         self._runner.request(request, payload)

@@ -38,7 +38,7 @@ def identity(root: Path = _ROOT) -> dict[str, Any]:
         "os": _os_release(root),
         **_cpu(root),
     }
-    return {key: value for key, value in found.items() if value not in (None, "", [""])}
+    return {key: value for key, value in found.items() if value not in (None, "", [], [""])}
 
 
 def state(root: Path = _ROOT, disk: Path | None = None) -> dict[str, Any]:

@@ -16,12 +16,15 @@ Files of a release stay in the store under their digests; a path from the outsid
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +229,7 @@ class Store:
         archive = self.path(sha256)
         target = self.runtimes / sha256
         if not target.is_dir():
-            with zipfile.ZipFile(archive) as source:
+            with _archive_errors(sha256), zipfile.ZipFile(archive) as source:
                 members = source.infolist()
                 for member in members:
                     parts = Path(member.filename).parts
@@ -241,9 +244,8 @@ class Store:
                     try:
                         source.extractall(staging)
                         os.rename(staging, target)
-                    except OSError:
+                    finally:
                         shutil.rmtree(staging, ignore_errors=True)
-                        raise
         with _disk_errors(self.root):
             link = self.runtimes / f".current.{os.getpid()}"
             link.unlink(missing_ok=True)
@@ -304,6 +306,15 @@ def _disk_full(root: Path, free: int, needed: int | None = None) -> AgentError:
     return AgentError(
         errors.DISK_FULL, f"the disk is full: {free} bytes free at {root}{needs}", free=free, root=str(root)
     )
+
+
+@contextlib.contextmanager
+def _archive_errors(sha256: str) -> Iterator[None]:
+    """Turns what zipfile raises for a damaged, encrypted or foreign archive into bad-request."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise AgentError(errors.BAD_REQUEST, f"{sha256[:12]} is no archive: {error}") from error
 
 
 class _disk_errors:

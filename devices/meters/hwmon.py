@@ -82,7 +82,7 @@ def _ina3221(folder: Path) -> list[tuple[Rail, Callable[[], float | None]]]:
 
 def _product(voltage: Path, current: Path) -> Callable[[], float | None]:
     def read() -> float | None:
-        mv, ma = _number(voltage), _number(current)
+        mv, ma = _reading(voltage), _reading(current)
         return None if mv is None or ma is None else mv * ma / 1000
 
     return read
@@ -107,10 +107,20 @@ def _power_files(
 
 def _microwatts(path: Path) -> Callable[[], float | None]:
     def read() -> float | None:
-        uw = _number(path)
+        uw = _reading(path)
         return None if uw is None else uw / 1000
 
     return read
+
+
+def _reading(path: Path) -> int | None:
+    """What the chip says now; None while it says nothing.  Raises when the file is gone, and the driver with it."""
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        return None
 
 
 def _period(folder: Path) -> float | None:

@@ -49,7 +49,7 @@ def test_a_push_sends_the_files_proves_them_and_makes_the_release_current(sessio
 
     assert sum(map(len, digits.files.values())) == pushed.sent_bytes
     assert pushed.verification is not None
-    assert pushed.verification.summary == "8 golden vectors bit-exact (80 values)"
+    assert "8 golden vectors bit-exact (80 values)" == pushed.verification.summary
     assert "digits/1" == pushed.release == current(session)
 
 
@@ -59,8 +59,8 @@ def test_the_same_bundle_again_sends_nothing_and_changes_nothing(session: Sessio
     again = push(session, digits)
 
     assert again.was_current
-    assert again.sent_bytes == 0
-    assert again.release == "digits/1"
+    assert 0 == again.sent_bytes
+    assert "digits/1" == again.release
 
 
 def test_a_file_that_another_bundle_brought_is_not_sent_again(session: Session, digits: Bundle) -> None:
@@ -69,7 +69,7 @@ def test_a_file_that_another_bundle_brought_is_not_sent_again(session: Session, 
 
     pushed = push(session, renamed)
 
-    assert pushed.sent_bytes == 0
+    assert 0 == pushed.sent_bytes
     assert "digits/2" == pushed.release == current(session)
 
 
@@ -96,7 +96,7 @@ def test_answers_that_are_not_the_golden_ones_leave_the_old_release_current_and_
 
     assert str(caught.value).startswith("digits: 1 of 80 golden values differ, by at most 100 steps; ")
     assert str(caught.value).endswith("(board 'local'); nothing was switched")
-    assert current(session) == "digits/1"
+    assert "digits/1" == current(session)
     kept = {entry.sha256 for entry in digits.manifest.files.values()}
     assert kept == {path.name for path in (Path(local.root) / "store").iterdir()}
     assert [path.name for path in (Path(local.root) / "releases" / "digits").iterdir()] == ["1"]
@@ -123,7 +123,7 @@ def test_a_model_without_golden_vectors_is_at_least_loaded_and_invoked(session: 
         push(session, odd)
 
     assert str(caught.value).startswith("odd: Encountered unresolved custom op: ethos-u.")
-    assert current(session) == "sum/1"
+    assert "sum/1" == current(session)
 
 
 def test_a_full_disk_is_said_with_what_is_free_and_needed_and_the_rest_goes_on_later(
@@ -152,7 +152,7 @@ def test_a_full_disk_is_said_with_what_is_free_and_needed_and_the_rest_goes_on_l
     assert 0 < free < 1536 * 1024
     message = f"the disk is full: {free} bytes free at {disk}/deploy; {4 << 20} more bytes are needed (board 'local')"
     assert message == str(caught.value)
-    assert caught.value.hint == "`deploy boards clean local` removes all that deploy ever put there"
+    assert "`deploy boards clean local` removes all that deploy ever put there" == caught.value.hint
     assert {digest: 0} == session.request("store.progress", digests=[digest]).header["progress"]
 
 

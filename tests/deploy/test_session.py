@@ -57,7 +57,7 @@ def test_a_board_without_its_python_says_which_one_and_how_to_name_another(local
     with pytest.raises(NoPython) as caught:
         open_session(local.model_copy(update={"python": "python3.99"}))
 
-    assert str(caught.value) == "board 'local' has no 'python3.99'"
+    assert "board 'local' has no 'python3.99'" == str(caught.value)
     assert "`python:` of 'local' in boards.yaml" in str(caught.value.hint)
 
 
@@ -67,7 +67,7 @@ def test_a_python_that_is_too_old_is_named_with_its_version(
     with pytest.raises(NoPython) as caught:
         open_session(board_with("echo DEPLOY-OLD 3.7.3"))
 
-    assert str(caught.value) == "board 'local' has Python 3.7.3; the agent needs 3.9 or newer"
+    assert "board 'local' has Python 3.7.3; the agent needs 3.9 or newer" == str(caught.value)
 
 
 def test_a_command_that_ends_before_the_agent_speaks_is_quoted(
@@ -102,8 +102,8 @@ def test_a_board_that_falls_silent_is_given_up_after_the_time_that_the_message_s
     finally:
         agent.resume()
 
-    assert str(caught.value) == "board 'local' sent nothing for 0.5 s (last: nothing)"
-    assert caught.value.hint == "`deploy boards check local` asks what is alive"
+    assert "board 'local' sent nothing for 0.5 s (last: nothing)" == str(caught.value)
+    assert "`deploy boards check local` asks what is alive" == caught.value.hint
 
 
 def test_an_agent_of_another_protocol_is_refused(board_with: Callable[[str], Board], open_session: Open) -> None:
@@ -118,7 +118,7 @@ def test_an_agent_of_another_protocol_is_refused(board_with: Callable[[str], Boa
     with pytest.raises(TransportError) as caught:
         open_session(board)
 
-    assert str(caught.value) == "the agent on 'local' speaks protocol 2, this deploy speaks 1"
+    assert "the agent on 'local' speaks protocol 2, this deploy speaks 1" == str(caught.value)
 
 
 def test_an_unknown_operation_is_an_error_and_the_conversation_goes_on(session: Session) -> None:
@@ -126,7 +126,7 @@ def test_an_unknown_operation_is_an_error_and_the_conversation_goes_on(session: 
         session.request("teleport")
 
     assert caught.value.code == codes.UNKNOWN_OP
-    assert str(caught.value) == "this agent knows no 'teleport' (board 'local')"
+    assert "this agent knows no 'teleport' (board 'local')" == str(caught.value)
     assert session.ping() > 0
 
 
@@ -161,7 +161,7 @@ def test_an_upload_goes_on_where_the_last_one_ended(session: Session, open_sessi
     sent = open_session(local).upload(sha256, data)
 
     assert len(data) - half == sent
-    assert data == (Path(local.root) / "store" / sha256).read_bytes()
+    assert (Path(local.root) / "store" / sha256).read_bytes() == data
 
 
 def test_connecting_twice_at_once_is_possible(open_session: Open, local: Board, private_home: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_board_with_only_python3_and_sshd_gets_agent_and_runtime_and_answers_a
     assert {0} == modes
     model = inference.load(session, bundle=bundle.digest)
     (answer,) = inference.infer(session, model, random_inputs(model.inputs, 1, 0))
-    assert answer[0].shape == (1, 10)
+    assert (1, 10) == answer[0].shape
 
     session.request("clean")
     assert not any(path.is_file() for path in sshd.home.rglob("*"))
@@ -176,7 +176,7 @@ def test_a_board_without_python3_says_so(tmp_path: Path, private_home: Path, boa
     finally:
         server.stop()
 
-    assert str(caught.value) == "board 'pi' has no 'python3'"
+    assert "board 'pi' has no 'python3'" == str(caught.value)
 
 
 def test_the_python_that_boards_yaml_names_is_used(

@@ -86,7 +86,7 @@ def test_a_model_that_the_runtime_refuses_is_named_with_the_reason_in_one_line(
     code = deploy(["run", "--board", "local", str(corpus / "models" / name)])
 
     error, *hint = capsys.readouterr().err.splitlines()
-    assert code == 1
+    assert 1 == code
     assert error.startswith(f"error: {Path(name).stem}")
     reason = MODELS[name]["err"].split(".")[0]
     assert reason[:40] in error or "not a TFLite file" in error or "no subgraph in the model" in error
@@ -130,7 +130,7 @@ def test_published_models_reach_their_published_accuracy_on_the_board(
     )
 
     result = json.loads(capsys.readouterr().out)
-    assert code == 0
+    assert 0 == code
     assert (samples, correct) == (result["samples"], result["correct"])
 
 
