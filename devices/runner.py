@@ -63,6 +63,9 @@ class Runner:
                 except MemoryError:
                     # Raised by Python or numpy; where the runtime runs out, it aborts, and the agent says so.
                     self._send(Kind.ERROR, AgentError(errors.MODEL_REFUSED, "out of memory").header())
+                except (KeyError, TypeError, ValueError) as error:
+                    text = f"{request['op']}: {type(error).__name__}: {error}"
+                    self._send(Kind.ERROR, AgentError(errors.BAD_REQUEST, text).header())
 
     def _send(self, kind: Kind, header: dict[str, Any], payload: bytes = b"") -> None:
         data = memoryview(self._encoder.encode(Message(kind, header, payload)))
@@ -263,9 +266,12 @@ def _compare(expected: Any, actual: Any) -> dict[str, Any]:
     entry: dict[str, Any] = {"elements": int(expected.size), "differing": int((~same).sum())}
     if entry["differing"]:
         wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-        distance = np.abs(expected.astype(wide) - actual.astype(wide))
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            distance = np.abs(expected.astype(wide) - actual.astype(wide))
         entry["largest"] = float(np.nanmax(distance)) if not np.isnan(distance).all() else None
-        entry["magnitude"] = float(np.nanmax(np.abs(expected.astype(wide))))
+        # Of the finite values: beside an infinite one every distance would look small.
+        sizes = np.abs(expected.astype(wide))
+        entry["magnitude"] = float(sizes[np.isfinite(sizes)].max(initial=0.0))
         entry["nan_mismatch"] = bool((np.isnan(expected.astype(wide)) != np.isnan(actual.astype(wide))).any())
     return entry
 

@@ -97,5 +97,5 @@ def command(
     )
     host = bundle.manifest.accuracy
     if host and host["samples"] == accuracy.samples:
-        common.show(f"host     {host['correct'] / host['samples']:.2%} ({host['correct']} of {host['samples']})")
-    common.show(f"stored   {writer.id}")
+        common.show(f"host: {host['correct'] / host['samples']:.2%} ({host['correct']} of {host['samples']})")
+    common.show(f"stored: {writer.id}")

@@ -38,7 +38,9 @@ def command(path: Path, as_json: bool) -> None:
     if bundle:
         m = bundle.manifest
         common.show(f"bundle   {m.name}, digest {bundle.digest}")
-        common.show("recipe   " + ", ".join(f"{key} {value}" for key, value in m.recipe.items() if value))
+        made = [m.recipe.get("recipe", "?"), f"from {m.recipe.get('source')}", f"seed {m.seed}"]
+        made += [f"data {m.recipe['data']}"] if m.recipe.get("data") else []
+        common.show("recipe   " + ", ".join(made))
         if m.accuracy:
             common.show(
                 f"accuracy {m.accuracy['correct'] / m.accuracy['samples']:.2%} of {m.accuracy['samples']} samples, "

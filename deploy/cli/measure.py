@@ -69,7 +69,7 @@ def command(
         common.show_json({"run": writer.id, "board": board.name, "bundle": bundle.digest, **vars(measured)})
         return
     show(board.name, bundle.name, measured)
-    common.show(f"stored   {writer.id}")
+    common.show(f"stored: {writer.id}")
 
 
 class _Live:
@@ -128,11 +128,11 @@ def show(board: str, bundle: str, measured: Any) -> None:
     table.add_row("", f"min {d(latency.min_ns)}  {'  '.join(tail)}  max {d(latency.max_ns)}")
     table.add_row("restarts", "medians " + ", ".join(d(m) for m in latency.restart_medians_ns))
     table.add_row("cold", f"load {d(measured.load_ns)}, first invocation {d(measured.first_ns)}")
-    for line in energy_lines(measured.energy, measured.unmetered):
-        table.add_row("energy", line)
     table.add_row("runtime", f"{measured.runtime}; reading the clock takes {measured.clock_overhead_ns} ns, included")
     table.add_row("verdict", ", ".join(measured.verdict))
     common.show_table(table)
+    for line in energy_lines(measured.energy, measured.unmetered):
+        common.show(f"energy: {line}")
 
 
 def energy_lines(entries: Any, unmetered: str | None) -> list[str]:

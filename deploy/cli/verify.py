@@ -63,5 +63,5 @@ def command(
     if not good:
         raise GoldenMismatch(f"{bundle.name} on {board.name}: {result.summary}", f"stored as {writer.id}")
     common.show(f"{bundle.name} on {board.name}: {result.summary}, by {result.runtime_board}")
-    common.show(f"stored   {writer.id}")
+    common.show(f"stored: {writer.id}")
     return 0

@@ -107,7 +107,7 @@ def test_a_measurement_says_median_interval_energy_runtime_and_verdict(say: Said
     words = re.sub(r"\d[\d,.]*", "#", out)
     assert "latency    median # us [# us, # us]  # %, n = #" in words
     assert "verdict" in words
-    assert "energy     not measured (no meter on local)" in out or "measured:" in out
+    assert "energy: not measured (no meter on local)\n" in out or "measured:" in out
 
 
 def test_json_goes_to_standard_output_and_nothing_else_does(say: Said, bundle: Path, images: Path) -> None:
