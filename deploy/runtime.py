@@ -28,10 +28,11 @@ from deploy.session import Progress, Session
 LOCK = Path(__file__).with_name("runtime.lock")
 PACK_VERSION = 1  # part of a pack's name in the cache; raise it when `_wanted` changes
 
-# Vendors' accelerators, converters and test suites: 45 of 60 MB that the interpreter never opens.
+# Vendors' accelerators, converters and test suites, which the interpreter never opens.  libLiteRt.so stays: 2.3 does
+# without it, 2.1 (the last for Python 3.9) is linked against it.
 _LEFT_OUT = re.compile(
     r"ai_edge_litert/(vendors|tools|aot|tflite)/"
-    r"|ai_edge_litert/libLiteRt(WebGpuAccelerator)?\.so$"
+    r"|ai_edge_litert/libLiteRtWebGpuAccelerator\.so$"
     r"|numpy/(f2py|_pyinstaller|typing|testing/tests)/"
     r"|.*/tests/|.*\.(pyi|a|h|lib)$|numpy/_core/include/"
 )
@@ -75,7 +76,8 @@ def ensure(
         return session.request("runtime.probe").header
     except RuntimeMissing as error:
         raise RuntimeMissing(
-            f"{error.message}; brought {', '.join(pinned(identity))}", f"before: {missing.message}"
+            f"{error.message}; brought {', '.join(pinned(identity))}",
+            "`sudo apt install python3-numpy` there" if "numpy" in error.message else f"before: {missing.message}",
         ) from None
 
 

@@ -62,6 +62,7 @@ class Agent:
         self._sink = sink
         self._silence_s = silence_s
         self._sysroot = sysroot
+        self._identity = facts.identity(sysroot)
         self._decoder = Decoder()
         self._encoder = Encoder()
         self._selector = selectors.PollSelector()  # epoll refuses files, such as /dev/null
@@ -137,7 +138,7 @@ class Agent:
             "agent": Path(__file__).resolve().parent.parent.name,
             "clock": "CLOCK_MONOTONIC",
             "clock_ns": time.monotonic_ns(),
-            "identity": facts.identity(self._sysroot),
+            "identity": self._identity,
             "ops": sorted(self._handlers),
         }
 
@@ -318,7 +319,8 @@ class Agent:
         threads = int(header.get("threads", 1))
         if not 1 <= threads <= 1024:
             raise AgentError(errors.BAD_REQUEST, f"threads {threads} is not in [1, 1024]")
-        self._start_runner(header.get("memory_bytes"))
+        # Without a stated limit, the board's whole memory: a model that wants more would take the agent down with it.
+        self._start_runner(header.get("memory_bytes") or self._identity.get("memory_bytes"))
         request = {
             "op": "load",
             "path": str(path),

@@ -201,7 +201,9 @@ def _litert() -> Any:
     try:
         from devices.backends import litert
     except ImportError as error:
-        raise AgentError(errors.NO_RUNTIME, f"no LiteRT runtime: {error}") from error
+        # numpy's own text is a page of advice; what went wrong stands in its last line.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise AgentError(errors.NO_RUNTIME, f"no LiteRT runtime: {reason}") from error
     return litert
 
 

@@ -21,8 +21,11 @@ try:
     from ai_edge_litert.interpreter import Interpreter
 
     RUNTIME = "ai-edge-litert"
-except ImportError:
-    from tflite_runtime.interpreter import Interpreter
+except ImportError as missing:
+    try:
+        from tflite_runtime.interpreter import Interpreter
+    except ImportError:
+        raise missing from None  # the one to install; its reason may be a library that is too old
 
     RUNTIME = "tflite-runtime"
 

@@ -545,9 +545,7 @@ def test_what_the_agent_writes_is_its_users_alone(tmp_path: Path):
     with Agent(tmp_path / "board", command=("sh", "-c", 'umask 000; exec "$0" "$@"', sys.executable)) as agent:
         agent.put(MODEL, SHA256)
 
-    modes = {
-        str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in sorted(tmp_path.rglob("*"))
-    }
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in sorted(tmp_path.rglob("*"))}
     assert {
         "board": 0o700,
         "board/releases": 0o700,

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -299,7 +299,7 @@ def test_the_time_between_two_samples_varies(tmp_path):
     running.stop()
 
     times = [sample.t_ns for sample in collected.samples]
-    intervals_ms = [(after - before) / 1e6 for before, after in zip(times, times[1:], strict=False)]
+    intervals_ms = [(after - before) / 1e6 for before, after in itertools.pairwise(times)]
     assert min(intervals_ms[:-1]) < 16
     assert max(intervals_ms[:-1]) > 24
 

@@ -71,18 +71,16 @@ def test_a_model_says_what_it_takes_and_gives(agent):
 
 
 def test_a_file_that_is_no_model_is_refused_with_the_runtimes_reason(agent):
-    code, text = fault(load(agent, b"TFL3 this is not"))
-
-    assert "model-refused" == code
-    assert text.startswith("Model provided has model identifier 'this', should be 'TFL3'") or "model" in text.lower()
-    assert "\n" not in text
+    assert ("model-refused", "The model is not a valid Flatbuffer buffer") == fault(load(agent, b"this is no model"))
 
 
 def test_a_model_with_an_operator_that_nobody_knows_is_refused_by_name(agent):
+    """LiteRT says it in several lines without a space between; here they are one."""
     code, text = fault(load(agent, elementwise(custom="MyOp")))
 
     assert "model-refused" == code
-    assert "unresolved custom op: MyOp" in text
+    assert text.startswith("Encountered unresolved custom op: MyOp. See instructions: https://")
+    assert text.endswith(" Node number 0 (MyOp) failed to prepare.")
     assert "\n" not in text
 
 
@@ -114,16 +112,17 @@ def test_a_memory_limit_stops_a_model_that_needs_more(agent):
     """Two inputs and an output of 512 MiB: a board would begin to swap, or kill something else."""
     code, text = fault(load(agent, elementwise((1, 1 << 27)), memory_bytes=300 << 20))
 
-    assert code in ("model-refused", "runner-killed")
+    assert code in ("model-refused", "runner-killed")  # the runtime returns, or aborts: releases differ
     assert text.endswith("(memory limit 300 MiB)")
     assert Kind.REPLY is load(agent, ADD, memory_bytes=300 << 20).kind
 
 
-def test_a_limit_too_small_to_begin_with_is_named_too(agent):
+def test_a_limit_that_leaves_no_room_for_the_runtime_is_said_in_one_line(agent):
+    """numpy explains a failed import on a page; its last line has the reason."""
     code, text = fault(load(agent, ADD, memory_bytes=12 << 20))
 
-    assert code in ("runner-killed", "no-runtime", "model-refused")
-    assert "" != text
+    assert ("no-runtime", True) == (code, text.startswith("no LiteRT runtime: "))
+    assert "\n" not in text
     assert Kind.REPLY is load(agent, ADD).kind
 
 
@@ -200,21 +199,19 @@ def test_an_extent_that_the_model_leaves_open_takes_any(agent):
 @pytest.mark.parametrize(
     ("batch", "payload", "error"),
     [
-        ([[{"name": "a"}]], b"", ("bad-request", "model.infer: KeyError: 'bytes'")),
+        ([[{"name": "a"}]], b"", ("bad-request", "infer: KeyError: 'bytes'")),
         ([[{"name": "a", "dtype": [], "shape": [], "bytes": 0}]], b"",
          ("bad-input", "tensor 'a' has the unknown dtype []")),
         ([[{"name": "a", "dtype": "int8", "shape": [2], "bytes": 2}]], b"x",
          ("bad-input", "tensor 'a' ends at byte 2 of a payload of 1")),
-        (7, b"", ("bad-request", "model.infer: TypeError: 'int' object is not iterable")),
+        (7, b"", ("bad-request", "infer: TypeError: 'int' object is not iterable")),
     ],
     ids=["no length", "dtype", "payload", "no list"],
 )  # fmt: skip
 def test_a_batch_that_makes_no_sense_does_not_cost_the_model(agent, batch, payload, error):
     load(agent, ADD)
 
-    code, text = fault(agent.request("model.infer", payload, batch=batch))
-
-    assert error == (code, text if code == "bad-input" else f"model.{text}")
+    assert error == agent.error("model.infer", payload, batch=batch)
     assert Kind.REPLY is infer(agent, (floats(1, 2, 3, 4), floats(1, 2, 3, 4))).kind
 
 
@@ -479,7 +476,11 @@ def test_a_bundle_without_golden_vectors_cannot_be_verified(agent):
 def test_a_bundles_own_shapes_are_used_unless_others_are_asked_for(agent):
     info = TensorInfo("a", "float32", (-1, 4))
     data = Manifest(
-        "shaped", {manifest.MODEL: FileEntry(digest(ADD), len(ADD))}, (info,), (info,), shapes={"a": (2, 4), "b": (2, 4)}
+        "shaped",
+        {manifest.MODEL: FileEntry(digest(ADD), len(ADD))},
+        (info,),
+        (info,),
+        shapes={"a": (2, 4), "b": (2, 4)},
     ).to_bytes()
     agent.put(ADD, digest(ADD))
     agent.request("release.stage", data)

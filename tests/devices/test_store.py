@@ -47,7 +47,9 @@ def put(store: Store, data: bytes) -> str:
     return sha256
 
 
-def bundle(store: Store, name: str = "kws", model: bytes = b"model", golden: bytes | None = None, seed: int = 0) -> bytes:
+def bundle(
+    store: Store, name: str = "kws", model: bytes = b"model", golden: bytes | None = None, seed: int = 0
+) -> bytes:
     """A manifest whose files are in the store."""
     files = {manifest.MODEL: FileEntry(put(store, model), len(model))}
     if golden is not None:
@@ -158,7 +160,9 @@ def test_a_link_in_place_of_a_partial_file_is_not_followed(store, tmp_path):
 def test_a_folder_that_cannot_be_made_is_an_io_error(tmp_path):
     (tmp_path / "file").write_text("")
 
-    assert ("io-error", f"Not a directory: {tmp_path / 'file' / 'board'}") == refused(Store, tmp_path / "file" / "board")
+    assert ("io-error", f"Not a directory: {tmp_path / 'file' / 'board'}") == refused(
+        Store, tmp_path / "file" / "board"
+    )
 
 
 # Releases
@@ -247,7 +251,9 @@ def test_there_is_a_whole_current_release_at_every_moment(store):
     assert {"current", "releases", "runtime", "store"} == {path.name for path in store.root.iterdir()}
 
 
-@pytest.mark.parametrize("release", ["kws", "kws/", "kws/0", "kws/01", "kws/-1", "../kws/1", "kws/../1", "/etc/1", 7, None])
+@pytest.mark.parametrize(
+    "release", ["kws", "kws/", "kws/0", "kws/01", "kws/-1", "../kws/1", "kws/../1", "/etc/1", 7, None]
+)
 def test_what_names_no_release_is_refused(store, release):
     text = f"not a release: {str(release)!r}"
 

@@ -1,0 +1,59 @@
+"""Every Python a board may have, from bare to a bit-exact answer."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy import push, runtime
+from deploy.boards import Board
+from deploy.build import build
+from deploy.session import Session
+from tests.conftest import GOLDEN
+
+_PLACES = [
+    *os.environ.get("PATH", "").split(":"),
+    *Path(pwd.getpwuid(os.getuid()).pw_dir).glob(".pyenv/versions/*/bin"),
+]
+
+
+def _found() -> dict[str, str]:
+    """Version -> a Python of this machine without numpy."""
+    found: dict[str, str] = {}
+    for minor in range(9, 15):
+        for place in _PLACES:
+            program = Path(place) / f"python3.{minor}"
+            if f"3.{minor}" in found or not program.exists():
+                continue
+            # A pyenv shim of a version that is not chosen fails both questions.
+            starts, has_numpy = (
+                subprocess.run([program, "-c", code], capture_output=True, check=False, timeout=30).returncode == 0
+                for code in ("import ctypes, zlib", "import numpy")
+            )
+            if starts and not has_numpy:
+                found[f"3.{minor}"] = str(program)
+    return found
+
+
+PYTHONS = _found()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", PYTHONS)
+def test_a_bare_python_gets_a_runtime_that_answers_bit_for_bit(
+    version: str, local: Board, open_session: Callable[..., Session]
+) -> None:
+    bundle = build(str(GOLDEN / "digits_int8.tflite"), name="digits").bundle
+    session = open_session(local.model_copy(update={"python": PYTHONS[version]}))
+
+    runtime.ensure(session)
+    pushed = push.push(session, bundle)
+
+    assert session.hello["identity"]["python"].startswith(f"{version}.")
+    assert pushed.verification is not None
+    assert pushed.verification.exact
