@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deploy.boards import Board, Registry
     from deploy.bundle import Bundle
     from deploy.push import Pushed
-    from deploy.results.store import Store
+    from deploy.results.store import RunWriter, Store
     from deploy.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,6 +115,32 @@ def push_to(session: Session, bundle: Bundle) -> Pushed:
         runtime.ensure(session, bar.bytes, bar.note)
         pushed = push.push(session, bundle, bar.bytes, bar.note)
     return pushed
+
+
+@dataclasses.dataclass(frozen=True)
+class OnBoard:
+    """A bundle on a board, and the conversation about it."""
+
+    registry: Registry
+    session: Session
+    bundle: Bundle
+
+    @property
+    def board(self) -> Board:
+        return self.session.board
+
+    def stored(self, kind: str, settings: Mapping[str, Any]) -> RunWriter:
+        """Begin a run in the store."""
+        return store_of(self.registry).writer(kind, run_record(self.session, self.bundle, settings))
+
+
+@contextlib.contextmanager
+def on_board(boards_file: str | None, board_name: str, bundle: Bundle) -> Iterator[OnBoard]:
+    """Connect, and make sure that the board has its runtime and the bundle."""
+    known = registry(boards_file)
+    with session_with(known, known[board_name]) as session:
+        bring(session, bundle)
+        yield OnBoard(known, session, bundle)
 
 
 def pushed_line(session: Session, pushed: Pushed) -> str:

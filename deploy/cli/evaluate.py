@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from deploy.cli import common
+
+if TYPE_CHECKING:
+    from deploy.data import Array
+    from deploy.results.store import RunWriter
 
 
 @click.command(
@@ -38,64 +43,61 @@ def command(
     limit_s: float | None,
     as_json: bool,
 ) -> None:
-    import numpy as np
-
     from deploy import inference
     from deploy.data import Dataset, load, parse_preprocess
-    from deploy.evaluate import count as count_up
     from deploy.evaluate import evaluate
 
-    registry = common.registry(boards_file)
-    board = registry[board_name]
     bundle = common.read_bundle(bundle_path)
     whole = load(data, "test", labels=True)
     assert whole.y is not None
     dataset = Dataset(whole.x[:count], whole.y[:count], whole.source)
     how = parse_preprocess(preprocess) if preprocess else bundle.manifest.preprocess
     settings = {"data": data, "count": count, "preprocess": how, "threads": threads}
-    with common.session_with(registry, board) as session:
-        common.bring(session, bundle)
-        with common.store_of(registry).writer("evaluate", common.run_record(session, bundle, settings)) as writer:
-            arrived: list[int] = []
-            try:
-                model = inference.load(
-                    session, bundle=bundle.digest, threads=threads, limit_s=limit_s, subject=bundle.name
+    with common.on_board(boards_file, board_name, bundle) as on, on.stored("evaluate", settings) as writer:
+        arrived: list[int] = []
+        try:
+            model = inference.load(
+                on.session, bundle=bundle.digest, threads=threads, limit_s=limit_s, subject=bundle.name
+            )
+            with common.progress_bar(board_name) as bar:
+                accuracy = evaluate(
+                    on.session,
+                    model,
+                    dataset,
+                    how,
+                    limit_s=limit_s,
+                    subject=bundle.name,
+                    progress=lambda done: bar.samples(done, len(dataset.x)),
+                    arrived=arrived,
                 )
-                with common.progress_bar(board.name) as bar:
-                    accuracy = evaluate(
-                        session,
-                        model,
-                        dataset,
-                        how,
-                        limit_s=limit_s,
-                        subject=bundle.name,
-                        progress=lambda done: bar.samples(done, len(dataset.x)),
-                        arrived=arrived,
-                    )
-                inference.unload(session, bundle.name)
-            finally:
-                if arrived and dataset.y is not None:
-                    so_far = count_up(arrived, dataset.y)
-                    writer.append("predicted", so_far.predicted, "class")
-                    writer.append("expected", dataset.y[: so_far.samples].astype(np.int64), "class")
-                    writer.set(
-                        accuracy={"metric": "top-1", "correct": so_far.correct, "samples": so_far.samples,
-                                  "low": so_far.low, "high": so_far.high},
-                        headline=f"{so_far.value:.2%}",
-                    )  # fmt: skip
-            writer.set(runtime=model.runtime, verdict=["ok"])
+            inference.unload(on.session, bundle.name)
+        finally:
+            if arrived and dataset.y is not None:
+                _keep(writer, arrived, dataset.y)
+        writer.set(runtime=model.runtime, verdict=["ok"])
     if as_json:
         common.show_json(
-            {"run": writer.id, "board": board.name, "bundle": bundle.digest, "metric": "top-1",
+            {"run": writer.id, "board": board_name, "bundle": bundle.digest, "metric": "top-1",
              "accuracy": accuracy.value, "correct": accuracy.correct, "samples": accuracy.samples,
              "interval": [accuracy.low, accuracy.high]}
         )  # fmt: skip
         return
     common.show(
-        f"{bundle.name} on {board.name}: {accuracy.value:.2%} top-1 "
+        f"{bundle.name} on {board_name}: {accuracy.value:.2%} top-1 "
         f"({accuracy.correct} of {accuracy.samples}; 95 % interval {accuracy.low:.2%} to {accuracy.high:.2%})"
     )
     host = bundle.manifest.accuracy
     if host and host["samples"] == accuracy.samples:
         common.show(f"host: {host['correct'] / host['samples']:.2%} ({host['correct']} of {host['samples']})")
     common.show(f"stored: {writer.id}")
+
+
+def _keep(writer: RunWriter, arrived: list[int], labels: Array) -> None:
+    """Store what came back, whole or not."""
+    from deploy.evaluate import count
+
+    so_far = count(arrived, labels)
+    writer.append("predicted", so_far.predicted, "class")
+    writer.append("expected", labels[: so_far.samples], "class")
+    accuracy = {"metric": "top-1", "correct": so_far.correct, "samples": so_far.samples}
+    writer.set(accuracy={**accuracy, "low": so_far.low, "high": so_far.high}, headline=f"{so_far.value:.2%}")

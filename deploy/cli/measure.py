@@ -46,8 +46,6 @@ def command(
 ) -> None:
     from deploy.measure import Plan, measure
 
-    registry = common.registry(boards_file)
-    board = registry[board_name]
     bundle = common.read_bundle(bundle_path)
     plan = Plan(
         duration_s=duration,
@@ -58,17 +56,16 @@ def command(
         signature=signature,
         limit_s=limit_s,
     )
-    with common.session_with(registry, board) as session:
-        common.bring(session, bundle)
-        with common.store_of(registry).writer("measure", common.run_record(session, bundle, vars(plan))) as writer:
-            inputs = _inputs(session, bundle, plan)
-            with common.progress_bar(board.name) as bar:
-                measured = measure(session, bundle.digest, inputs, plan, writer, bundle.name, _Live(bar).update)
-            writer.set(headline=f"{common.duration(measured.latency.median_ns)}")
+    with common.on_board(boards_file, board_name, bundle) as on:
+        inputs = _inputs(on.session, bundle, plan)
+        with on.stored("measure", vars(plan)) as writer, common.progress_bar(board_name) as bar:
+            live = _Live(bar)
+            measured = measure(on.session, bundle.digest, inputs, plan, writer, bundle.name, live.update)
+            writer.set(headline=common.duration(measured.latency.median_ns))
     if as_json:
-        common.show_json({"run": writer.id, "board": board.name, "bundle": bundle.digest, **vars(measured)})
+        common.show_json({"run": writer.id, "board": board_name, "bundle": bundle.digest, **vars(measured)})
         return
-    show(board.name, bundle.name, measured)
+    show(board_name, bundle.name, measured)
     common.show(f"stored: {writer.id}")
 
 

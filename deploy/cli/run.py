@@ -56,13 +56,10 @@ def command(
 ) -> None:
     from deploy import inference
 
-    registry = common.registry(boards_file)
-    board = registry[board_name]
     bundle = common.read_bundle(bundle_path)
-    with common.session_with(registry, board) as session:
-        common.bring(session, bundle)
+    with common.on_board(boards_file, board_name, bundle) as on:
         model = inference.load(
-            session,
+            on.session,
             bundle=bundle.digest,
             threads=threads,
             signature=signature,
@@ -71,14 +68,14 @@ def command(
             subject=bundle.name,
         )
         given = _inputs(model, bundle.manifest, data, count, seed)
-        answers = list(inference.infer(session, model, given, limit_s=limit_s, subject=bundle.name))
-        inference.unload(session, bundle.name)
+        answers = list(inference.infer(on.session, model, given, limit_s=limit_s, subject=bundle.name))
+        inference.unload(on.session, bundle.name)
     if out:
         _write(out, model, answers)
     if as_json:
         common.show_json(
             {
-                "board": board.name,
+                "board": board_name,
                 "bundle": bundle.digest,
                 "runtime": model.runtime,
                 "outputs": [[_json(array) for array in outputs] for outputs in answers],

@@ -40,28 +40,24 @@ def command(
     from deploy.errors import BundleError, GoldenMismatch
     from deploy.verify import verify
 
-    registry = common.registry(boards_file)
-    board = registry[board_name]
     bundle = common.read_bundle(bundle_path)
     if bundle.manifest.golden is None:
         raise BundleError(f"{bundle_path} has no golden vectors", "`deploy build` without --no-golden makes them")
-    with common.session_with(registry, board) as session:
-        common.bring(session, bundle)
-        record = common.run_record(session, bundle, {"exact": exact, "threads": threads})
-        with common.store_of(registry).writer("verify", record) as writer:
-            result = verify(session, bundle, threads, limit_s)
-            good = result.exact if exact else result.passed
-            writer.set(
-                verification=asdict(result),
-                verdict=["ok"] if good else ["differs"],
-                headline="bit-exact" if result.exact else f"{result.differing} of {result.elements} differ",
-            )
+    settings = {"exact": exact, "threads": threads}
+    with common.on_board(boards_file, board_name, bundle) as on, on.stored("verify", settings) as writer:
+        result = verify(on.session, bundle, threads, limit_s)
+        good = result.exact if exact else result.passed
+        writer.set(
+            verification=asdict(result),
+            verdict=["ok"] if good else ["differs"],
+            headline="bit-exact" if result.exact else f"{result.differing} of {result.elements} differ",
+        )
     if as_json:
-        common.show_json({"run": writer.id, "board": board.name, "bundle": bundle.digest, "exact": result.exact,
+        common.show_json({"run": writer.id, "board": board_name, "bundle": bundle.digest, "exact": result.exact,
                           **asdict(result)})  # fmt: skip
         return 0 if good else 1
     if not good:
-        raise GoldenMismatch(f"{bundle.name} on {board.name}: {result.summary}", f"stored as {writer.id}")
-    common.show(f"{bundle.name} on {board.name}: {result.summary}, by {result.runtime_board}")
+        raise GoldenMismatch(f"{bundle.name} on {board_name}: {result.summary}", f"stored as {writer.id}")
+    common.show(f"{bundle.name} on {board_name}: {result.summary}, by {result.runtime_board}")
     common.show(f"stored: {writer.id}")
     return 0

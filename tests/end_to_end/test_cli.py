@@ -308,13 +308,19 @@ def _start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_ctrl_c_keeps_what_had_arrived_marks_it_incomplete_and_leaves_no_process(bundle: Path, say: Said) -> None:
+def _start_measuring(bundle: Path) -> subprocess.Popen[str]:
+    """A long measurement of which some latencies have arrived."""
     process = _start("measure", bundle, "--duration", "60", "--warmup", "0.2", cwd=bundle.parent)
     results = Path(os.environ["DEPLOY_RESULTS"])
     deadline = time.monotonic() + 30
     while not any(path.stat().st_size > 0 for path in results.glob("*/latency_ns.1.bin")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return process
+
+
+def test_ctrl_c_keeps_what_had_arrived_marks_it_incomplete_and_leaves_no_process(bundle: Path, say: Said) -> None:
+    process = _start_measuring(bundle)
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGINT)
@@ -349,12 +355,7 @@ def test_ctrl_c_at_any_point_shows_one_error_and_no_traceback(
 
 
 def test_readings_of_a_board_that_dies_are_kept_and_marked(bundle: Path, say: Said) -> None:
-    process = _start("measure", bundle, "--duration", "60", "--warmup", "0.2", cwd=bundle.parent)
-    results = Path(os.environ["DEPLOY_RESULTS"])
-    deadline = time.monotonic() + 30
-    while not any(path.stat().st_size > 0 for path in results.glob("*/latency_ns.1.bin")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = _start_measuring(bundle)
     agents = [p for p in psutil.Process(process.pid).children(recursive=True) if "devices" in p.cmdline()]
 
     agents[0].kill()
