@@ -202,12 +202,17 @@ def parse(text: str, path: Path) -> Registry:
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.reader import ReaderError
 
     try:
         raw = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}", path=str(path), line=line) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        reason = f"character #x{error.character:04x}: {error.reason}"
+        raise ConfigError(f"{path}:{line}: not YAML: {reason}", path=str(path), line=line) from None
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path}:1: expected `schema: {SCHEMA}` and `boards:`", path=str(path), line=1)
     try:
@@ -235,7 +240,7 @@ def _problem(raw: Any, error: dict[str, Any], path: Path) -> str:
     for step in error["loc"]:
         # The tag of a union is part of pydantic's location, and not of the file.
         if isinstance(node, Mapping) and step in node:
-            line = node.lc.key(step)[0] + 1  # type: ignore[attr-defined]  # ruamel's CommentedMap
+            line = _key_line(node, step, line)
             shown += f".{step}" if shown else str(step)
         elif isinstance(node, list) and isinstance(step, int) and step < len(node):
             line = node.lc.item(step)[0] + 1  # type: ignore[attr-defined]
@@ -247,7 +252,7 @@ def _problem(raw: Any, error: dict[str, Any], path: Path) -> str:
     subject = shown or "the file"
     if kind == "unknown_key":
         if isinstance(node, Mapping) and context["key"] in node:
-            line = node.lc.key(context["key"])[0] + 1  # type: ignore[attr-defined]
+            line = _key_line(node, context["key"], line)
         return f"{path}:{line}: {subject} has no key {context['key']!r}{context['suggestion']}"
     if kind == "missing":
         return f"{path}:{line}: {subject} needs the key {error['loc'][-1]!r}"
@@ -264,6 +269,11 @@ def _problem(raw: Any, error: dict[str, Any], path: Path) -> str:
     return f"{path}:{line}: {subject}: {error['msg'][0].lower()}{error['msg'][1:]}{shown_value}"
 
 
+def _key_line(node: Any, key: Any, otherwise: int) -> int:
+    """Line of a key in ruamel's CommentedMap; `otherwise` for one that came by a merge (``<<``)."""
+    return int(node.lc.data[key][0]) + 1 if key in (node.lc.data or {}) else otherwise
+
+
 def add(path: Path, name: str, entry: dict[str, Any]) -> Board:
     """
     Append a board to the file, which is made if it is not there; comments and order of the rest stay.
@@ -277,6 +287,7 @@ def add(path: Path, name: str, entry: dict[str, Any]) -> Board:
 
     yaml = YAML(typ="rt")
     yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width, yaml.preserve_quotes = 4096, True  # lines that are there stay as they are
     text = _read(path) if path.exists() else f"schema: {SCHEMA}\nboards:\n"
     if path.exists() and any(board.name == name for board in parse(text, path)):
         raise ConfigError(f"{path}: board {name!r} is there already", path=str(path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def read(path: Path) -> Bundle:
             contents = {name: archive.read(name) for name in archive.namelist()}
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}", path=str(path)) from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise BundleError(
             f"{path}: not a bundle ({error})", "`deploy build MODEL -o NAME.bundle` makes one", path=str(path)
         ) from None

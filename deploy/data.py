@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +68,21 @@ def load_arrays(spec: str) -> dict[str, Array]:
             raise DataError(f"{spec} returned a {type(value).__name__}, not a mapping of arrays")
         return {str(key): np.asarray(array) for key, array in value.items()}
     try:
-        with np.load(spec, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise DataError(f"{spec}: a single array, not an .npz", "`np.savez(FILE, x=..., y=...)` makes one")
-            return {name: archive[name] for name in archive.files}
+        archive = np.load(spec, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise DataError(f"{spec}: a single array, not an .npz", "`np.savez(FILE, x=..., y=...)` makes one")
+        with archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{spec}: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # of a damaged file: whatever zlib, Python's tokenizer or numpy felt like
         raise DataError(f"{spec}: not an .npz of plain arrays ({error})") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{spec}: not an .npz of plain arrays ({name!r} is none)")
+    return arrays
 
 
 def load(spec: str, split: str, labels: bool = False) -> Dataset:
@@ -101,11 +108,16 @@ def load(spec: str, split: str, labels: bool = False) -> Dataset:
     if x.ndim == 0 or len(x) == 0:
         raise DataError(f"{spec}: {x_name!r} holds no samples")
     if y is not None:
-        if len(y) != len(x):
-            raise DataError(f"{spec}: {len(x)} samples in {x_name!r}, {len(y)} labels in {y_name!r}")
-        if labels and y.dtype.kind not in "iu":
-            raise DataError(f"{spec}: labels {y_name!r} are {y.dtype}, not class indices")
-    return Dataset(x, y.astype(np.int64) if y is not None and y.dtype.kind in "iu" else None, spec)
+        count = len(y) if y.ndim else 0
+        if count != len(x):
+            raise DataError(f"{spec}: {len(x)} samples in {x_name!r}, {count} labels in {y_name!r}")
+        if y.dtype.kind in "iu" and y.size == count:
+            y = y.reshape(-1).astype(np.int64)  # Keras's own data sets have labels of [N, 1]
+        elif labels:
+            raise DataError(f"{spec}: labels {y_name!r} are {y.dtype} {list(y.shape)}, not class indices")
+        else:
+            y = None
+    return Dataset(x, y, spec)
 
 
 def content_digest(arrays: Mapping[str, Array]) -> str:
@@ -129,12 +141,15 @@ def call(spec: str, error: type[Exception]) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as cause:
+    except Exception as cause:  # a module runs what it likes when it is imported
         raise error(f"{spec}: cannot import {module_name!r}: {cause}") from cause
     function = getattr(module, function_name, None)
     if not callable(function):
         raise error(f"{spec}: {module_name!r} has no function {function_name!r}")
-    return function()
+    try:
+        return function()
+    except Exception as cause:
+        raise error(f"{spec} raised {type(cause).__name__}: {cause}") from cause
 
 
 def parse_preprocess(text: str) -> dict[str, float]:
@@ -148,6 +163,8 @@ def parse_preprocess(text: str) -> dict[str, float]:
         return dict(PREPROCESS[text])
     try:
         scale, offset = (float(part) for part in text.split(","))
+        if not (math.isfinite(scale) and math.isfinite(offset)):
+            raise ValueError(text)
     except ValueError:
         names = ", ".join(PREPROCESS)
         raise DataError(f"preprocess {text!r} is none of {names} or SCALE,OFFSET such as 0.0078431,-1") from None
@@ -219,6 +236,8 @@ def _tensor_shape(open_shape: tuple[int, ...], sample: tuple[int, ...]) -> tuple
 
 def _quantize(real: Array, info: TensorInfo, stated: bool) -> Array:
     limits = np.iinfo(info.dtype)
+    if nans := int(np.isnan(real).sum()):
+        raise BadInput(f"{nans} of {real.size} values are NaN, which input {info.name!r}, {info.dtype}, cannot hold")
     steps = np.round(real / np.float32(info.scale) + info.zero_point)
     if not stated and steps.size:
         # One step of slack: 255/255 at a scale of 1/256 is no mistake.

@@ -74,7 +74,7 @@ def read(data: bytes, name: str) -> ModelFacts:
     try:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
         return _facts(schema, model, len(data), name)
-    except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError):
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError):
         raise BuildError(f"{name}: not a TFLite file, or cut short ({len(data)} bytes)", hint) from None
 
 
@@ -91,7 +91,7 @@ def _facts(schema: Any, model: Any, size: int, name: str) -> ModelFacts:
         for op in graph.operators if graph.operators is not None else ():
             code = model.operatorCodes[op.opcodeIndex]
             builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-            operator = operators[builtin]
+            operator = operators.get(builtin, f"BUILTIN:{builtin}")  # of a newer schema
             ops[f"CUSTOM:{_text(code.customCode)}" if operator == "CUSTOM" else operator] += 1
         for tensor in graph.tensors if graph.tensors is not None else ():
             content = model.buffers[tensor.buffer].data if tensor.buffer < len(model.buffers) else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from devices import facts
+from devices.link import Link
 from devices.meters import sampler
 from devices.meters.base import Sample
 from devices.protocol import errors, manifest
@@ -51,15 +52,14 @@ class Agent:
 
     Args:
         root: the board's folder, see `store`.
-        source, sink: file descriptors to read from and write to.
+        link: to the host.
         silence_s: end after so many seconds without a frame from the host.
         sysroot: where /sys and /proc are; ``/`` but for tests.
     """
 
-    def __init__(self, root: Path, source: int, sink: int, silence_s: float, sysroot: Path = Path("/")) -> None:
+    def __init__(self, root: Path, link: Link, silence_s: float, sysroot: Path = Path("/")) -> None:
         self._store = Store(root)
-        self._source = source
-        self._sink = sink
+        self._link = link
         self._silence_s = silence_s
         self._sysroot = sysroot
         self._identity = facts.identity(sysroot)
@@ -99,20 +99,24 @@ class Agent:
 
     def run(self) -> None:
         """Talk until the conversation is over."""
-        self._selector.register(self._source, selectors.EVENT_READ, self._from_host)
+        host = self._link.fileno()
+        self._selector.register(host, selectors.EVENT_READ, self._from_host)
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._from_sampler)
         try:
             self._send(Kind.HELLO, self._hello())
             heard = time.monotonic()
             while True:
-                for key, _ in self._selector.select(HEARTBEAT_S / 2):
+                for key, _ in self._selector.select(self._patience()):
                     if self._selector.get_map().get(key.fileobj) is not key:
                         continue  # an earlier event of this round ended the runner it belonged to
-                    if key.fileobj == self._source:
+                    if key.fileobj == host:
                         heard = time.monotonic()
                     if not key.data():
                         return
                 now = time.monotonic()
+                due = self._link.deadline()
+                if due is not None and now >= due and not self._from_host():
+                    return
                 if now - heard > self._silence_s:
                     return
                 if self._job and now > self._job.deadline:
@@ -127,6 +131,11 @@ class Agent:
             self._stop_runner()
             if self._sampler:
                 self._sampler.stop()
+
+    def _patience(self) -> float:
+        """How long to wait for something to happen, in seconds."""
+        due = self._link.deadline()
+        return HEARTBEAT_S / 2 if due is None else max(0.0, min(HEARTBEAT_S / 2, due - time.monotonic()))
 
     # Frames
 
@@ -143,15 +152,13 @@ class Agent:
         }
 
     def _send(self, kind: Kind, header: dict[str, Any], payload: bytes = b"") -> None:
-        data = memoryview(self._encoder.encode(Message(kind, header, payload)))
-        while data:
-            data = data[os.write(self._sink, data) :]
+        self._link.send(self._encoder.encode(Message(kind, header, payload)))
         self._sent = time.monotonic()
 
     def _from_host(self) -> bool:
         """Take what the host sent; False when the conversation is over."""
-        data = os.read(self._source, 1 << 20)
-        if not data:
+        data = self._link.receive()
+        if data is None:
             return False
         try:
             for message in self._decoder.feed(data):

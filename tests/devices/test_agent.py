@@ -8,15 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from devices.protocol import tensors
+from devices.protocol import manifest, tensors
 from devices.protocol.framing import Encoder, Kind, Message
-from devices.protocol.manifest import digest
+from devices.protocol.manifest import FileEntry, Manifest, digest
 from devices.protocol.tensors import TensorSpec
 from tests.conftest import ROOT
 from tests.devices.test_facts import tree
@@ -214,15 +213,21 @@ def test_any_frame_of_the_host_counts_as_a_sign_of_life(tmp_path):
 
 
 def test_a_runner_does_not_outlive_an_agent_that_was_killed(tmp_path):
-    """Nobody is left to end it, and its model never returns to look at its pipe."""
+    """
+    Nobody is left to end it, and a model that never returns does not look at its pipe: here it is stopped, so that
+    only the kernel can end it.
+    """
     with Agent(tmp_path) as agent:
         agent.put(MODEL, SHA256)
         measuring(agent)
         runner = agent.runner()
+        runner.suspend()
+        try:
+            os.kill(agent.pid, signal.SIGKILL)
 
-        os.kill(agent.pid, signal.SIGKILL)
-
-        assert gone(runner)
+            assert gone(runner)
+        finally:
+            runner.kill()
 
 
 @pytest.mark.parametrize(
@@ -540,15 +545,20 @@ def test_meters_that_are_being_read_do_not_keep_the_agent_alive(tmp_path):
         assert 0 == agent.process.returncode
 
 
-def test_what_the_agent_writes_is_its_users_alone(tmp_path: Path):
+def test_what_the_agent_writes_is_its_users_alone(tmp_path):
     """Whatever the umask of the shell that started it."""
+    release = Manifest("add", {manifest.MODEL: FileEntry(SHA256, len(MODEL))}, (), ()).to_bytes()
     with Agent(tmp_path / "board", command=("sh", "-c", 'umask 000; exec "$0" "$@"', sys.executable)) as agent:
         agent.put(MODEL, SHA256)
+        assert "add/1" == agent.request("release.stage", release).header["release"]
 
-    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in sorted(tmp_path.rglob("*"))}
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     assert {
         "board": 0o700,
         "board/releases": 0o700,
+        "board/releases/add": 0o700,
+        "board/releases/add/1": 0o700,
+        "board/releases/add/1/manifest.json": 0o600,
         "board/runtime": 0o700,
         "board/store": 0o700,
         f"board/store/{SHA256}": 0o600,

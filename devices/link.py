@@ -1,0 +1,62 @@
+"""
+How the agent's bytes travel: a link takes and gives whole runs of bytes, reliably and in order.
+
+On a pipe or an SSH channel that is what the operating system does already.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+
+class Link(Protocol):
+    """A two-way stream of bytes that arrive whole and in order, or break."""
+
+    def fileno(self) -> int:
+        """What to wait for before `receive`."""
+        ...
+
+    def receive(self) -> bytes | None:
+        """
+        Take what has come; call when `fileno` is readable, or when `deadline` has passed.
+
+        Returns:
+            Bytes, perhaps none; None when the other side is gone.
+        """
+        ...
+
+    def send(self, data: bytes) -> None:
+        """
+        Send all of `data`.
+
+        Raises:
+            OSError: the other side is gone.
+        """
+        ...
+
+    def deadline(self) -> float | None:
+        """When (`time.monotonic`) `receive` must be called even if nothing has come; None: never."""
+        ...
+
+
+class PipeLink:
+    """Two file descriptors."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source = source
+        self._sink = sink
+
+    def fileno(self) -> int:
+        return self._source
+
+    def receive(self) -> bytes | None:
+        return os.read(self._source, 1 << 20) or None
+
+    def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._sink, view) :]
+
+    def deadline(self) -> float | None:
+        return None
