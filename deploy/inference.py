@@ -14,7 +14,7 @@ from devices.protocol.manifest import TensorInfo
 from devices.protocol.tensors import TensorSpec, pack, unpack
 
 BATCH_BYTES = 1 << 20  # of inputs, in one request
-BATCH_SAMPLES = 64
+BATCH_TENSORS = 128  # in and out: each has its description in a header of 64 KiB
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _batches(samples: Iterable[Sequence[Array]], model: Loaded) -> Iterator[list
         packed = [to_wire(name, array) for name, array in zip(names, sample, strict=False)]
         batch.append(packed)
         size += sum(len(values) for _, values in packed)
-        if size >= BATCH_BYTES or len(batch) >= BATCH_SAMPLES:
+        if size >= BATCH_BYTES or len(batch) * max(len(model.inputs), len(model.outputs)) >= BATCH_TENSORS:
             yield batch
             batch, size = [], 0
     if batch:

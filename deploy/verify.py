@@ -33,7 +33,8 @@ class Verification:
         largest_relative: of floating-point outputs.
         runtime_board, runtime_golden: what answered, and what made the golden vectors.
         passed: bit-exact, or within what different runtimes may do (`INTEGER_STEPS`, `FLOAT_RELATIVE`).
-        outputs: the comparison of every output of every vector, as the board sent it.
+        outputs: the comparison of every output, over all vectors, as the board sent it; `vector` is the first that
+            differs.
     """
 
     vectors: int
@@ -82,7 +83,7 @@ def verify(session: Session, bundle: Bundle, threads: int = 1, limit_s: float | 
 
 
 def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runtime_golden: str) -> Verification:
-    """Make one verdict of the comparisons (see `devices.runner._compare`) of every output of every vector."""
+    """Make one verdict of the comparisons (see `devices.runner._compare`) of every output, over all vectors."""
     steps, relative, passed = 0, 0.0, True
     for entry in compared:
         if not entry["differing"]:
@@ -91,7 +92,9 @@ def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runt
         if "shape" in entry or largest is None or entry.get("nan_mismatch"):
             passed = False  # another shape, strings, or NaN on one side only: no distance says how far off
         elif entry["dtype"].startswith(("float", "complex")):
-            relative = max(relative, largest / entry["magnitude"] if entry["magnitude"] else float("inf"))
+            # Zeros of different signs differ by nothing; anything beside nothing but zeros differs by everything.
+            by = largest / entry["magnitude"] if entry["magnitude"] else float("inf") if largest else 0.0
+            relative = max(relative, by)
         else:
             steps = max(steps, int(largest))
     passed = passed and steps <= INTEGER_STEPS and relative <= FLOAT_RELATIVE

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from devices.agent import Agent
+from devices.link import PipeLink
 from devices.protocol.errors import AgentError
 
 
@@ -22,12 +23,12 @@ def main() -> None:
     os.umask(0o077)
     # A terminal's Ctrl-C reaches the whole process group; the host decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source, sink = 0, os.dup(1)
+    link = PipeLink(0, os.dup(1))
     os.dup2(2, 1)  # a stray print is no frame
     if options.self_test:
-        source, sink = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)
+        link = PipeLink(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY))
     try:
-        agent = Agent(options.root.expanduser(), source, sink, options.silence_s, options.sysroot)
+        agent = Agent(options.root.expanduser(), link, options.silence_s, options.sysroot)
     except AgentError as error:
         sys.exit(f"devices: {error}")
     agent.run()

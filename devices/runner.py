@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from devices.protocol import errors, tensors
 from devices.protocol.errors import AgentError
-from devices.protocol.framing import Decoder, Encoder, Kind, Message
+from devices.protocol.framing import Decoder, Encoder, FrameError, Kind, Message
 
 if TYPE_CHECKING:
     from devices.backends.litert import Model
@@ -63,7 +63,11 @@ class Runner:
                 except MemoryError:
                     # Raised by Python or numpy; where the runtime runs out, it aborts, and the agent says so.
                     self._send(Kind.ERROR, AgentError(errors.MODEL_REFUSED, "out of memory").header())
-                except (KeyError, TypeError, ValueError) as error:
+                except RuntimeError as error:  # from the model's invocation, whenever it comes
+                    from devices.backends.litert import one_line
+
+                    self._send(Kind.ERROR, AgentError(errors.MODEL_REFUSED, one_line(error)).header())
+                except (FrameError, KeyError, TypeError, ValueError) as error:
                     text = f"{request['op']}: {type(error).__name__}: {error}"
                     self._send(Kind.ERROR, AgentError(errors.BAD_REQUEST, text).header())
 
@@ -104,8 +108,6 @@ class Runner:
                 model.invoke()
             except ValueError as error:
                 raise AgentError(errors.BAD_INPUT, one_line(error)) from error
-            except RuntimeError as error:
-                raise AgentError(errors.MODEL_REFUSED, one_line(error)) from error
             at += size
             specs, values = tensors.pack(model.outputs())
             described.append(specs)
@@ -118,16 +120,11 @@ class Runner:
 
         Latencies leave in EVENT frames between chunks, as little-endian int64 nanoseconds.
         """
-        from devices.backends.litert import one_line
-
         model = self._loaded()
-        try:
-            model.set_inputs(tensors.unpack(request["tensors"], payload))
-            started = _clock()
-            model.invoke()
-            first_ns = _clock() - started
-        except (ValueError, RuntimeError) as error:
-            raise AgentError(errors.MODEL_REFUSED, one_line(error)) from error
+        model.set_inputs(tensors.unpack(request["tensors"], payload))
+        started = _clock()
+        model.invoke()
+        first_ns = _clock() - started
         overhead = min(_clock_step() for _ in range(1000))
         gc.collect()
         gc.disable()
@@ -178,22 +175,22 @@ class Runner:
         """Run the golden vectors and compare here, where the answer is made: only the differences travel."""
         import numpy as np
 
-        from devices.backends.litert import from_array, one_line, to_array
+        from devices.backends.litert import from_array, to_array
 
         model = self._loaded()
-        report: list[dict[str, Any]] = []
+        report: dict[int, dict[str, Any]] = {}
         with np.load(request["golden"], allow_pickle=False) as golden:
             for vector in range(request["vectors"]):
                 given = [from_array(f"in{i}", golden[f"v{vector}.in{i}"]) for i in range(request["inputs"])]
-                try:
-                    model.set_inputs(given)
-                    model.invoke()
-                except (ValueError, RuntimeError) as error:
-                    raise AgentError(errors.MODEL_REFUSED, one_line(error)) from error
+                model.set_inputs(given)
+                model.invoke()
                 for i, (spec, values) in enumerate(model.outputs()):
                     entry = _compare(golden[f"v{vector}.out{i}"], to_array(spec, values))
-                    report.append({"vector": vector, "output": spec.name, "dtype": spec.dtype, **entry})
-        return {"compared": report}, b""
+                    if entry["differing"]:
+                        entry["vector"] = vector
+                    total = report.setdefault(i, {"output": spec.name, "dtype": spec.dtype})
+                    _merge(total, entry)
+        return {"compared": list(report.values())}, b""
 
 
 def _litert() -> Any:
@@ -254,7 +251,7 @@ def _compare(expected: Any, actual: Any) -> dict[str, Any]:
 
     if expected.dtype.kind == "S":
         expected = expected.astype(object)
-    if expected.shape != actual.shape:
+    if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
         return {
             "elements": int(expected.size),
             "differing": int(expected.size),
@@ -276,6 +273,21 @@ def _compare(expected: Any, actual: Any) -> dict[str, Any]:
         entry["magnitude"] = float(sizes[np.isfinite(sizes)].max(initial=0.0))
         entry["nan_mismatch"] = bool((np.isnan(expected.astype(wide)) != np.isnan(actual.astype(wide))).any())
     return entry
+
+
+def _merge(total: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Add the comparison of one vector to that of the output; `vector` and `shape` stay those of the first."""
+    for key, value in entry.items():
+        if key in ("elements", "differing"):
+            total[key] = total.get(key, 0) + value
+        elif key in ("largest", "magnitude"):
+            # None is worse than any number: there is no distance to speak of.
+            known = total.get(key, 0.0)
+            total[key] = None if value is None or known is None else max(known, value)
+        elif key == "nan_mismatch":
+            total[key] = total.get(key, False) or value
+        else:
+            total.setdefault(key, value)
 
 
 def main() -> None:

@@ -38,7 +38,6 @@ def test_the_shipped_file_is_valid_and_knows_this_machine() -> None:
 def test_the_boards_that_the_shipped_file_shows_in_comments_are_valid() -> None:
     """They are what a user uncomments first."""
     examples = re.sub(r"^  # (?=( {2})*[\w-]+:|  +- )", "  ", SHIPPED, flags=re.MULTILINE)
-    assert 3 == SHIPPED.count("\n  # ") - examples.count("\n  # ") - 20 + 3 or examples.count("\n  # ") == 1
 
     found = {board.name: board for board in parse(examples, FILE)}
 

@@ -38,7 +38,7 @@ def test_a_fact_that_is_not_there_is_an_attribute_error() -> None:
 
 
 def test_an_exception_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(BoardError("text", "hint", board="pi")))  # noqa: S301
+    error = pickle.loads(pickle.dumps(BoardError("text", "hint", board="pi")))
 
     assert ("text", "hint", "pi") == (str(error), error.hint, error.board)
 
