@@ -30,12 +30,16 @@ format: $(READY)
 	@$(PY) -m ruff format --quiet deploy devices tests
 
 bench: $(READY)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/bench.txt || \
+	    echo "some peers are missing: their rows will say so"
 	@$(PY) -m tests.benchmarks
 
 lock:
 	@$(PY) -m pip install --quiet uv
 	@$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet -o .ci/lock.txt
+	@$(PY) -m uv pip compile .ci/bench.in --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet -o .ci/bench.txt
 	@$(PY) -m uv pip compile deploy/runtime.in --no-deps --universal --python-version 3.9 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet -o deploy/runtime.lock
 

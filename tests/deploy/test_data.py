@@ -29,7 +29,6 @@ from deploy.errors import BadInput, BuildError, DataError
 from devices.protocol.manifest import TensorInfo
 from devices.protocol.tensors import pack, unpack
 
-IMAGE = TensorInfo("image", "int8", (1, 2, 2, 1), 0.5, -3)
 FLOATS = TensorInfo("x", "float32", (1, 4))
 TOKENS = TensorInfo("tokens", "int32", (1, 4))
 
@@ -353,11 +352,9 @@ def test_nan_cannot_be_quantized(preprocess: dict[str, float] | None) -> None:
     samples[7, 3] = np.nan
 
     with pytest.raises(BadInput) as caught:
-        feed(samples, IMAGE, preprocess)
+        feed(samples, TensorInfo("x", "int8", (1, 4), 0.5, -3), preprocess)
 
-    assert "1 of 200 values are NaN, which input 'image', int8, cannot hold" == str(caught.value) or (
-        "input 'image' is int8 [1, 2, 2, 1]; a sample is float32 [4]" == str(caught.value)
-    )
+    assert "1 of 200 values are NaN, which input 'x', int8, cannot hold" == str(caught.value)
 
 
 @pytest.mark.parametrize("preprocess", [None, PREPROCESS["raw"], PREPROCESS["unit"]])
