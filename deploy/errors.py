@@ -16,6 +16,7 @@ Every exception that a user may see.
             DiskFull
             ModelRefused        the runtime on the board will not have this model
             RunnerKilled        the process that ran the model died
+            Busy                another conversation has the board
             BadInput            shape or dtype of what was fed
             NotOnBoard
         RuntimeMissing          the board has no LiteRT and none could be brought
@@ -118,6 +119,10 @@ class RunnerKilled(BoardError):
     pass
 
 
+class Busy(BoardError):
+    pass
+
+
 class BadInput(BoardError):
     pass
 
@@ -156,6 +161,7 @@ _BY_CODE: dict[str, tuple[type[BoardError], str | None]] = {
     codes.RUNNER_KILLED: (RunnerKilled, None),
     codes.TIME_LIMIT: (RunnerKilled, "`--limit-s SECONDS` gives it more time"),
     codes.BAD_INPUT: (BadInput, "`deploy inspect MODEL` shows what it takes"),
+    codes.BUSY: (Busy, "`deploy attach --board {board}` waits for a measurement that lost its host"),
     codes.NOT_FOUND: (NotOnBoard, None),
     codes.NO_RUNTIME: (RuntimeMissing, "`deploy push --board {board} BUNDLE` brings numpy and LiteRT along"),
 }

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from deploy import inference
 from deploy.boards import Board
 from deploy.data import Array, to_wire
+from deploy.errors import BoardSilent, from_agent
 from deploy.results import energy as energies
 from deploy.results import stats
-from deploy.results.store import RunWriter
+from deploy.results.store import RunWriter, Store
 from deploy.session import Session
+from deploy.units import duration
+from devices.protocol.framing import Decoder, Kind
 from devices.protocol.tensors import pack
 
 # As `devices.agent` packs them.
@@ -29,6 +31,7 @@ _SAMPLE = np.dtype([("t_ns", "<i8"), ("rail", "<i4"), ("value", "<f8")])
 # Restarts whose medians differ by more than this are told apart by something nobody asked about.
 RESTARTS_DISAGREE = 0.05
 FEW_SAMPLES = 30
+POLL_S = 0.3  # between two looks at a spool that still grows
 _NOTHING: Array = np.empty(0, np.int64)
 
 
@@ -71,40 +74,114 @@ class Measured:
     runtime: str
 
 
-class _Rails:
-    """Collects the meters' samples as they come, and passes them to the store."""
+class Collector:
+    """
+    Takes the events of a measurement as they come, keeps every raw value in the store, and makes sense of them at the
+    end.  It does not matter whether they come from the running agent or from a spool.
 
-    def __init__(self, board: Board, listed: dict[str, Any], writer: RunWriter) -> None:
+    Args:
+        board: whose rails boards.yaml may describe better than the meter can.
+        listed: the agent's answer to ``meters.list``.
+        writer: takes every raw value as it arrives, and the record.
+        progress: called with what is going on, and the latencies (ns) that just came.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        listed: dict[str, Any],
+        writer: RunWriter,
+        progress: Callable[[str, Array], None] | None = None,
+    ) -> None:
         wanted = {rail.name: rail for rail in board.rails}
-        self.described = listed["rails"]
-        for rail in self.described:
+        self._board = board.name
+        self._listed = listed
+        self._rails = [dict(rail) for rail in listed["rails"]]
+        for rail in self._rails:
             stated = wanted.get(rail["name"])
             if stated and stated.scope:
                 rail["scope"] = stated.scope
-        self.failed: str | None = None
-        self.rate_hz = max((rail.sample_rate_hz for rail in board.rails), default=100.0)
         self._writer = writer
-        self._parts: list[Array] = []
+        self._progress = progress
+        self._restarts: dict[int, list[Array]] = {}
+        self._samples: list[Array] = []
+        self._meter_failed: str | None = None
+        writer.set(rails=self._rails)
 
     def __call__(self, header: dict[str, Any], payload: bytes) -> None:
-        self.failed = self.failed or header.get("failed")
+        """One event."""
+        if "samples" in header:
+            self._take_samples(header, payload)
+            return
+        number = header.get("restart")
+        phase = header["phase"]
+        latencies = np.frombuffer(payload, "<i8")
+        if number is not None and len(latencies):
+            kind = "warmup" if phase == "warm-up" else "latency"
+            self._writer.append(f"{kind}_ns.{number}", latencies, "ns")
+            if kind == "latency":
+                self._restarts.setdefault(number, []).append(latencies)
+        if self._progress:
+            what = phase if number is None else f"restart {number}: {phase}"
+            self._progress(what, latencies if phase == "measure" else _NOTHING)
+
+    def _take_samples(self, header: dict[str, Any], payload: bytes) -> None:
+        self._meter_failed = self._meter_failed or header.get("failed")
         samples = np.frombuffer(payload, _SAMPLE)
         if len(samples):
             self._writer.append("sample_t_ns", samples["t_ns"], "ns")
             self._writer.append("sample_rail", samples["rail"], "index in rails")
             self._writer.append("sample_value", samples["value"], "mW or uJ, see rails")
-            self._parts.append(samples)
+            self._samples.append(samples)
 
-    def samples(self) -> list[energies.RailSamples]:
-        if not self._parts:
+    def finish(self, reply: dict[str, Any]) -> Measured:
+        """
+        The outcome, once the agent has said that it is done; the record is complete with it.
+
+        Args:
+            reply: header of the agent's reply to ``measure.run``.
+        """
+        restarts = reply["restarts"]
+        before, after = reply["state_before"], reply["state_after"]
+        latency = stats.summarize([np.concatenate(parts) for _, parts in sorted(self._restarts.items())])
+        windows = [energies.Window(r["window_ns"][0], r["window_ns"][1], r["invocations"]) for r in restarts]
+        idle = [energies.Window(start, end, 0) for start, end in reply["idle_ns"]]
+        energy = tuple(energies.per_invocation(rail, windows, idle) for rail in self._rail_samples())
+        measured = Measured(
+            latency=latency,
+            verdict=_verdict(latency, restarts, before, after, self._meter_failed),
+            energy=energy,
+            unmetered=None if energy else _why_unmetered(self._board, self._listed, self._meter_failed),
+            load_ns=restarts[0]["load_ns"],
+            first_ns=restarts[0]["first_ns"],
+            clock_overhead_ns=restarts[0]["clock_overhead_ns"],
+            runtime=reply["runtime"],
+        )
+        self._writer.set(
+            state_before=before,
+            state_after=after,
+            restarts=restarts,
+            windows=[asdict(window) for window in windows],
+            idle_windows=[asdict(window) for window in idle],
+            latency=asdict(latency),
+            energy=[asdict(entry) for entry in energy],
+            unmetered=measured.unmetered,
+            runtime=measured.runtime,
+            verdict=list(measured.verdict),
+            headline=duration(latency.median_ns),
+        )
+        return measured
+
+    def _rail_samples(self) -> list[energies.RailSamples]:
+        if not self._samples:
             return []
-        every = np.concatenate(self._parts)
+        every = np.concatenate(self._samples)
         return [
             energies.RailSamples(
                 rail["name"], rail["chip"], rail["scope"], rail["quantity"],
                 every["t_ns"][every["rail"] == i], every["value"][every["rail"] == i],
             )
-            for i, rail in enumerate(self.described)
+            for i, rail in enumerate(self._rails)
             if (every["rail"] == i).any()
         ]  # fmt: skip
 
@@ -121,9 +198,12 @@ def measure(
     """
     Measure a bundle that is on the board.
 
+    The agent runs the whole plan and spools what it says: when the line breaks it goes on, and `attach` fetches the
+    rest.
+
     Args:
         bundle: its digest.
-        inputs: one array for every input; the same for every invocation.
+        inputs: one array for every input, in the model's order; the same for every invocation.
         writer: takes every raw value as it arrives, and the record.
         progress: called with what is going on, and the latencies (ns) that just came.
 
@@ -131,104 +211,81 @@ def measure(
         BoardError: as any run.  What had arrived is in the store.
     """
     listed = session.request("meters.list").header
-    rails = _Rails(session.board, listed, writer)
-    before = session.request("state").header
-    before.pop("id", None)
-    writer.set(plan=asdict(plan), state_before=before, rails=rails.described)
-    restarts: list[Array] = []
-    replies: list[dict[str, Any]] = []
-    idle: list[energies.Window] = []
-    runtime = ""
-
-    def tell(what: str, latencies: Array = _NOTHING) -> None:
-        if progress:
-            progress(what, latencies)
-
-    def restart(number: int) -> None:
-        nonlocal runtime
-        tell(f"restart {number} of {plan.restarts}: loading")
-        model = inference.load(
-            session,
-            bundle=bundle,
-            threads=plan.threads,
-            signature=plan.signature,
-            limit_s=plan.limit_s,
-            subject=subject,
-        )
-        runtime = model.runtime
-        described, payload = pack([to_wire(i.name, a) for i, a in zip(model.inputs, inputs, strict=True)])
-        collected: list[Array] = []
-
-        def event(header: dict[str, Any], data: bytes) -> None:
-            latencies = np.frombuffer(data, "<i8")
-            warm_up = header["phase"] == "warm-up"
-            writer.append(f"{'warmup' if warm_up else 'latency'}_ns.{number}", latencies, "ns")
-            if not warm_up:
-                collected.append(latencies)
-            tell(f"restart {number} of {plan.restarts}: {header['phase']}", _NOTHING if warm_up else latencies)
-
-        allowed = plan.warmup_max_s + plan.duration_s + 60
-        reply = session.request(
-            "model.measure",
-            payload,
-            on_event=event,
-            subject=subject,
-            tensors=described,
-            duration_s=plan.duration_s / plan.restarts,
-            min_invocations=plan.min_invocations,
-            max_invocations=plan.max_invocations,
-            warmup_max_s=plan.warmup_max_s,
-            limit_s=max(plan.limit_s or 0.0, allowed),
-        ).header
-        reply.pop("id")
-        replies.append(reply)
-        restarts.append(np.concatenate(collected) if collected else np.empty(0, np.int64))
-        inference.unload(session, subject)
-
-    def idling(when: str) -> None:
-        tell(f"idle {when}, for the energy baseline")
-        start = session.request("ping").header["clock_ns"]
-        session.wait(plan.idle_s)
-        idle.append(energies.Window(start, session.request("ping").header["clock_ns"], 0))
-
-    if listed["rails"]:
-        with session.subscribe("meters.start", rails, rate_hz=rails.rate_hz):
-            idling("before")
-            for number in range(1, plan.restarts + 1):
-                restart(number)
-            idling("after")
-            session.request("meters.stop")
-    else:
-        for number in range(1, plan.restarts + 1):
-            restart(number)
-    after = session.request("state").header
-    after.pop("id", None)
-
-    latency = stats.summarize(restarts)
-    windows = [energies.Window(r["window_ns"][0], r["window_ns"][1], r["invocations"]) for r in replies]
-    energy = tuple(energies.per_invocation(rail, windows, idle) for rail in rails.samples())
-    measured = Measured(
-        latency=latency,
-        verdict=_verdict(latency, replies, before, after, rails.failed),
-        energy=energy,
-        unmetered=None if energy else _why_unmetered(session.board.name, listed, rails.failed),
-        load_ns=replies[0]["load_ns"],
-        first_ns=replies[0]["first_ns"],
-        clock_overhead_ns=replies[0]["clock_overhead_ns"],
-        runtime=runtime,
-    )
-    writer.set(
-        state_after=after,
-        restarts=replies,
-        windows=[asdict(window) for window in windows],
-        idle_windows=[asdict(window) for window in idle],
-        latency=asdict(latency),
-        energy=[asdict(entry) for entry in energy],
-        unmetered=measured.unmetered,
-        runtime=runtime,
-        verdict=list(measured.verdict),
-    )
+    collector = Collector(session.board, listed, writer, progress)
+    described, payload = pack([to_wire(f"input {i}", array) for i, array in enumerate(inputs)])
+    writer.set(plan=asdict(plan))
+    header: dict[str, Any] = {
+        "bundle": bundle,
+        "plan": asdict(plan),
+        "tensors": described,
+        "threads": plan.threads,
+        "signature": plan.signature,
+        "rate_hz": max((rail.sample_rate_hz for rail in session.board.rails), default=100.0),
+        "run": writer.known(),
+    }
+    if plan.limit_s is not None:
+        header["limit_s"] = plan.limit_s
+    if session.board.memory_limit_mib:
+        header["memory_bytes"] = session.board.memory_limit_mib * 2**20
+    reply = session.request("measure.run", payload, on_event=collector, subject=subject, **header).header
+    measured = collector.finish(reply)
+    session.request("spool.drop", spool=reply["spool"])
     return measured
+
+
+def spools(session: Session) -> list[dict[str, Any]]:
+    """Measurements on the board whose host vanished: id, bytes, grows, request; oldest first."""
+    found: list[dict[str, Any]] = session.request("spool.list").header["spools"]
+    return found
+
+
+def attach(
+    session: Session,
+    spool: dict[str, Any],
+    store: Store,
+    progress: Callable[[str, Array], None] | None = None,
+) -> tuple[str, Measured]:
+    """
+    Fetch a spooled measurement, waiting for its end if it still runs, and store it as the run that it was.
+
+    Args:
+        spool: an entry of `spools`.
+
+    Returns:
+        The new run's id, and the outcome.
+
+    Raises:
+        BoardError: the measurement failed on the board, or its agent died; what it had said is stored.
+    """
+    listed = session.request("meters.list").header
+    known = dict(spool["request"]["run"])
+    known["attached"] = {"spool": spool["id"], "run": known.pop("id", None)}
+    with store.writer("measure", known) as writer:
+        collector = Collector(session.board, listed, writer, progress)
+        decoder = Decoder()
+        offset = 0
+        while True:
+            reply = session.request("spool.read", spool=spool["id"], offset=offset)
+            offset += len(reply.payload)
+            for message in decoder.feed(reply.payload):
+                if message.kind is Kind.EVENT:
+                    collector(message.header, message.payload)
+                elif message.kind is Kind.ERROR:
+                    session.request("spool.drop", spool=spool["id"])
+                    raise from_agent(session.board.name, message.header)
+                else:
+                    measured = collector.finish(message.header)
+                    session.request("spool.drop", spool=spool["id"])
+                    return writer.id, measured
+            if not reply.header["more"]:
+                session.request("spool.drop", spool=spool["id"])
+                raise BoardSilent(
+                    f"the agent on {session.board.name!r} ended before the measurement did",
+                    f"what it had said is stored as {writer.id}",
+                    board=session.board.name,
+                )
+            if not reply.payload:
+                session.wait(POLL_S)
 
 
 def _verdict(

@@ -97,6 +97,8 @@ def pack_for(identity: dict[str, Any], board: str) -> bytes:
         RuntimeMissing: no wheel fits, or none could be downloaded.
     """
     lines = _locked_for(identity)
+    if not lines:
+        raise RuntimeMissing(f"no runtime for {_described(identity, board)}: nobody publishes wheels for it", board=board)
     version = ".".join(identity["python"].split(".")[:2])
     key = hashlib.sha256("\n".join([str(PACK_VERSION), *lines, *_platforms(identity), version]).encode())
     cached = cache_dir() / "runtime" / f"{key.hexdigest()}.zip"
@@ -110,6 +112,10 @@ def pack_for(identity: dict[str, Any], board: str) -> bytes:
     staging.write_bytes(data)
     staging.replace(cached)
     return data
+
+
+def _described(identity: dict[str, Any], board: str) -> str:
+    return f"board {board!r} ({identity['machine']}, Python {identity['python']}, {identity.get('libc')})"
 
 
 def _locked_for(identity: dict[str, Any]) -> list[str]:
@@ -156,8 +162,7 @@ def _download(lines: list[str], identity: dict[str, Any], version: str, folder: 
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
         raise RuntimeMissing(
-            f"no runtime for board {board!r} ({identity['machine']}, Python {identity['python']}, "
-            f"{identity.get('libc')}): {errors[-1].removeprefix('ERROR: ')}",
+            f"no runtime for {_described(identity, board)}: {errors[-1].removeprefix('ERROR: ')}",
             "the host downloads it and needs its package index once; later pushes use the cache",
             board=board,
         )

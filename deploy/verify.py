@@ -18,6 +18,7 @@ from deploy.session import Session
 # XNNPACK and TFLite's reference kernels round differently by at most one step, and one CPU may get the one where
 # another gets the other.
 INTEGER_STEPS = 1
+_QUANTIZED = ("int8", "uint8", "int16")  # wider integers and flags are indices and decisions: one step is another one
 # Sums of float32 in another order: some hundred roundings of 2**-24 each.
 FLOAT_RELATIVE = 1e-4
 
@@ -97,6 +98,7 @@ def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runt
             relative = max(relative, by)
         else:
             steps = max(steps, int(largest))
+            passed = passed and entry["dtype"] in _QUANTIZED
     passed = passed and steps <= INTEGER_STEPS and relative <= FLOAT_RELATIVE
     return Verification(
         vectors,

@@ -5,7 +5,8 @@ One process per conversation, over whatever bytes it is given.  It keeps to the 
 LiteRT runtime are imported by the runner, a process of its own, as real models kill interpreters.
 
 One loop waits for the host, the runner and the meters.  It ends when the host says goodbye, closes the line, or
-falls silent for `silence_s`; the runner never outlives it.
+falls silent for `silence_s`; the runner never outlives it.  A measurement does outlive the host, unless that said
+goodbye: it goes on into its spool, and the agent ends after it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import os
 import selectors
 import struct
 import time
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Optional, Union
 
 from devices import facts
 from devices.link import Link
@@ -24,26 +26,60 @@ from devices.meters.base import Sample
 from devices.protocol import errors, manifest
 from devices.protocol.errors import AgentError
 from devices.protocol.framing import Decoder, Encoder, FrameError, Kind, Message
+from devices.spool import Spools, SpoolWriter
 from devices.store import Store
 from devices.supervisor import RunnerProcess
+from devices.turn import Turn
 
 PROTOCOL = 1
 HEARTBEAT_S = 1.0
 DEFAULT_LIMIT_S = 120.0
+MEASURE_MARGIN_S = 60.0  # loading, and chunks that end late
 PROBE_LIMIT_S = 60.0
 _SAMPLE = struct.Struct("<qid")  # t_ns, rail, value
 
-Handler = Callable[[dict[str, Any], bytes], "tuple[dict[str, Any], bytes] | None"]
+Answer = tuple[dict[str, Any], bytes]
+Handler = Callable[[dict[str, Any], bytes], Optional[Answer]]
+
+
+class Ask:
+    """A step of a job: ask the runner, and go on with its reply."""
+
+    def __init__(self, request: dict[str, Any], payload: bytes, limit_s: float) -> None:
+        self.request = request
+        self.payload = payload
+        self.limit_s = limit_s
+
+
+class Pause:
+    """A step of a job: go on after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+# What a job does, as a generator: it yields what it waits for, and returns the answer to the host.
+Steps = Generator[Union[Ask, Pause], Any, Answer]
 
 
 class Job:
-    """A request that the runner is busy with."""
+    """
+    A request that takes its time.
 
-    def __init__(self, request: int, limit_s: float, then: Callable[[Message], Message] | None = None) -> None:
-        self.request = request
-        self.limit_s = limit_s
-        self.deadline = time.monotonic() + limit_s
-        self.then = then  # what to make of the runner's reply before it goes to the host
+    Attributes:
+        spool: where its events are kept; a job that has one outlives the host.
+        tags: stand in the header of every event.
+    """
+
+    def __init__(self, header: dict[str, Any], steps: Steps, spool: SpoolWriter | None) -> None:
+        self.request: int = header["id"]
+        self.op = header.get("op")
+        self.steps = steps
+        self.spool = spool
+        self.tags: dict[str, Any] = {}
+        self.limit_s = 0.0
+        self.deadline: float | None = None  # of the runner's answer
+        self.resume_at: float | None = None  # end of a pause
 
 
 class Agent:
@@ -73,7 +109,10 @@ class Agent:
         self._meters, self._unreadable = sampler.find(sysroot)
         self._wake_read, self._wake_write = os.pipe()
         self._samples: list[Message] = []  # from the sampler's thread; list.append is atomic
-        self._sent = time.monotonic()
+        self._sent = self._heard = time.monotonic()
+        self._gone = False
+        self._spools = Spools(root / "spool")
+        self._turn = Turn(root / "turn")
         self._handlers: dict[str, Handler] = {
             "ping": lambda header, payload: ({"clock_ns": time.monotonic_ns()}, payload),
             "state": lambda header, payload: (facts.state(self._sysroot, self._store.root), b""),
@@ -94,48 +133,60 @@ class Agent:
             "model.measure": self._model_request("measure"),
             "model.verify": self._model_verify,
             "model.unload": self._model_unload,
+            "measure.run": self._measure_run,
+            "spool.list": self._spool_list,
+            "spool.read": self._spool_read,
+            "spool.drop": self._spool_drop,
             "clean": self._clean,
         }
 
     def run(self) -> None:
-        """Talk until the conversation is over."""
+        """Talk until the conversation is over, and whatever must outlive it is done."""
         host = self._link.fileno()
         self._selector.register(host, selectors.EVENT_READ, self._from_host)
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._from_sampler)
         try:
             self._send(Kind.HELLO, self._hello())
-            heard = time.monotonic()
-            while True:
+            self._heard = time.monotonic()
+            while not self._gone or (self._job and self._job.spool):
                 for key, _ in self._selector.select(self._patience()):
-                    if self._selector.get_map().get(key.fileobj) is not key:
-                        continue  # an earlier event of this round ended the runner it belonged to
-                    if key.fileobj == host:
-                        heard = time.monotonic()
-                    if not key.data():
-                        return
+                    if self._selector.get_map().get(key.fileobj) is key:
+                        key.data()  # else an earlier event of this round ended the runner it belonged to
                 now = time.monotonic()
                 due = self._link.deadline()
-                if due is not None and now >= due and not self._from_host():
-                    return
-                if now - heard > self._silence_s:
-                    return
-                if self._job and now > self._job.deadline:
-                    limit_s = self._job.limit_s
-                    self._stop_runner()
-                    self._finish(AgentError(errors.TIME_LIMIT, f"killed after {limit_s:g} s (time limit)"))
+                if not self._gone and due is not None and now >= due:
+                    self._from_host()
+                if not self._gone and now - self._heard > self._silence_s:
+                    self._leave()
+                if self._job:
+                    self._on_time(self._job, now)
                 if now - self._sent > HEARTBEAT_S:
                     self._send(Kind.HEARTBEAT, {})
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the host is gone; there is nobody to tell
         finally:
             self._stop_runner()
             if self._sampler:
                 self._sampler.stop()
+            self._turn.close()
 
     def _patience(self) -> float:
         """How long to wait for something to happen, in seconds."""
-        due = self._link.deadline()
-        return HEARTBEAT_S / 2 if due is None else max(0.0, min(HEARTBEAT_S / 2, due - time.monotonic()))
+        dues = [None if self._gone else self._link.deadline()]
+        dues += [self._job.deadline, self._job.resume_at] if self._job else []
+        waits = [due - time.monotonic() for due in dues if due is not None]
+        return max(0.0, min([HEARTBEAT_S / 2, *waits]))
+
+    def _on_time(self, job: Job, now: float) -> None:
+        if job.deadline is not None and now > job.deadline:
+            self._stop_runner()
+            self._advance(error=AgentError(errors.TIME_LIMIT, f"killed after {job.limit_s:g} s (time limit)"))
+        elif job.resume_at is not None and now >= job.resume_at:
+            self._advance()
+
+    def _leave(self) -> None:
+        """The host is gone.  A job with a spool goes on; everything else ends with the conversation."""
+        if not self._gone:
+            self._gone = True
+            self._unregister(self._link.fileno())
 
     # Frames
 
@@ -152,18 +203,29 @@ class Agent:
         }
 
     def _send(self, kind: Kind, header: dict[str, Any], payload: bytes = b"") -> None:
-        self._link.send(self._encoder.encode(Message(kind, header, payload)))
         self._sent = time.monotonic()
+        if not self._gone:
+            try:
+                self._link.send(self._encoder.encode(Message(kind, header, payload)))
+            except OSError:
+                self._leave()
 
-    def _from_host(self) -> bool:
-        """Take what the host sent; False when the conversation is over."""
-        data = self._link.receive()
+    def _from_host(self) -> None:
+        """Take what the host sent."""
+        try:
+            data = self._link.receive()
+        except OSError:
+            data = None
         if data is None:
-            return False
+            self._leave()
+            return
+        if data:
+            self._heard = time.monotonic()
         try:
             for message in self._decoder.feed(data):
                 if message.kind is Kind.BYE:
-                    return False
+                    self._farewell()
+                    return
                 if message.kind is Kind.REQUEST:
                     self._request(message)
                 elif message.kind is Kind.CANCEL:
@@ -171,8 +233,13 @@ class Agent:
         except FrameError as error:
             # What follows cannot be trusted either: say why, and end.
             self._send(Kind.ERROR, {"id": None, "code": errors.BAD_REQUEST, "message": str(error), "facts": {}})
-            return False
-        return True
+            self._leave()
+
+    def _farewell(self) -> None:
+        """A host that says goodbye, unlike one that vanishes, wants nothing any more."""
+        if self._job:
+            self._cancel({"id": self._job.request})
+        self._leave()
 
     def _request(self, message: Message) -> None:
         request = message.header.get("id")
@@ -199,7 +266,7 @@ class Agent:
     def _cancel(self, header: dict[str, Any]) -> None:
         if self._job and self._job.request == header.get("id"):
             self._stop_runner()
-            self._finish(AgentError(errors.CANCELLED, "cancelled by the host"))
+            self._advance(error=AgentError(errors.CANCELLED, "cancelled by the host"))
 
     # The store and releases
 
@@ -234,6 +301,7 @@ class Agent:
     def _clean(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._require_idle()
         self._stop_runner()
+        self._turn.take(alone=True)
         self._store.clean()
         return {}, b""
 
@@ -241,15 +309,15 @@ class Agent:
 
     def _runtime_probe(self, header: dict[str, Any], payload: bytes) -> None:
         """Start a runner and let it say which numpy and which LiteRT it has; no-runtime when it cannot."""
-        self._start_runner(None)
-        job = self._begin(header, PROBE_LIMIT_S, {"op": "probe"})
-        runtime = self._store.runtime()
 
-        def reply(message: Message) -> Message:
+        def steps() -> Steps:
+            self._start_runner(None)
+            reply = yield Ask({"op": "probe"}, b"", PROBE_LIMIT_S)
             self._stop_runner()
-            return Message(Kind.REPLY, {**message.header, "installed": runtime.name if runtime else None})
+            runtime = self._store.runtime()
+            return {**reply.header, "installed": runtime.name if runtime else None}, b""
 
-        job.then = reply
+        self._begin(header, steps())
 
     def _runtime_install(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._require_idle()
@@ -265,13 +333,16 @@ class Agent:
             "unreadable": [vars(u) for u in self._unreadable],
         }, b""
 
-    def _meters_start(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+    def _meters_start(self, header: dict[str, Any], payload: bytes) -> Answer:
         if self._sampler:
             raise AgentError(errors.BUSY, "the meters are being read already")
+        self._start_sampler(header["id"], header.get("rate_hz", 100.0))
+        return {"clock_ns": time.monotonic_ns()}, b""
+
+    def _start_sampler(self, request: int, rate: Any) -> None:
         if not self._meters:
             raise AgentError(errors.NOT_FOUND, "this board has no meter that can be read")
-        request = header["id"]
-        rate_hz = float(header.get("rate_hz", 100.0))
+        rate_hz = float(rate)
         if not 0.01 <= rate_hz <= 10_000:
             raise AgentError(errors.BAD_REQUEST, f"rate_hz {rate_hz:g} is not in [0.01, 10000]")
 
@@ -285,24 +356,26 @@ class Agent:
             os.write(self._wake_write, b"s")
 
         self._sampler = sampler.Sampler(self._meters, rate_hz, deliver, failed)
-        return {"clock_ns": time.monotonic_ns()}, b""
 
-    def _meters_stop(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+    def _meters_stop(self, header: dict[str, Any], payload: bytes) -> Answer:
+        self._stop_sampler()
+        return {}, b""
+
+    def _stop_sampler(self) -> None:
+        """End sampling; the last samples are on their way before this returns."""
         if self._sampler:
             self._sampler.stop()
             self._sampler = None
             self._flush_samples()
-        return {}, b""
 
-    def _from_sampler(self) -> bool:
+    def _from_sampler(self) -> None:
         os.read(self._wake_read, 4096)
         self._flush_samples()
-        return True
 
     def _flush_samples(self) -> None:
         while self._samples:
             message = self._samples.pop(0)
-            self._send(message.kind, message.header, message.payload)
+            self._emit(message.header, message.payload)
 
     # Models
 
@@ -313,6 +386,9 @@ class Agent:
         Always in a new process: what an earlier model left behind cannot touch this one, and a restart is the
         level at which latency varies most.
         """
+        self._begin(header, self._load(header))
+
+    def _load(self, header: dict[str, Any]) -> Steps:
         shapes = header.get("shapes")
         if "bundle" in header:
             found = self._store.find(header["bundle"])
@@ -335,14 +411,14 @@ class Agent:
             "shapes": shapes,
             "signature": header.get("signature"),
         }
-        self._begin(header, float(header.get("limit_s", DEFAULT_LIMIT_S)), request)
+        reply = yield Ask(request, b"", _limit(header))
         self._loaded = True
+        return reply.header, reply.payload
 
     def _model_request(self, op: str) -> Handler:
         def handle(header: dict[str, Any], payload: bytes) -> None:
             self._require_model()
-            limit_s = float(header.get("limit_s", DEFAULT_LIMIT_S))
-            self._begin(header, limit_s, {**header, "op": op}, payload)
+            self._begin(header, _ask({**header, "op": op}, payload, _limit(header)))
 
         return handle
 
@@ -359,17 +435,97 @@ class Agent:
             "vectors": int(parsed.golden["vectors"]),
             "inputs": len(parsed.inputs),
         }
-        self._begin(header, float(header.get("limit_s", DEFAULT_LIMIT_S)), request)
+        self._begin(header, _ask(request, b"", _limit(header)))
 
     def _model_unload(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """End the runner; runner-killed when it dies of that."""
         self._require_idle()
+        self._unload()
+        return {}, b""
+
+    def _unload(self) -> None:
         runner, self._runner, self._loaded = self._runner, None, False
         if runner:
             self._forget(runner)
             error = runner.close()
             if error:
                 raise error
+
+    # Measurements
+
+    def _measure_run(self, header: dict[str, Any], payload: bytes) -> None:
+        """
+        Load, warm up, measure and unload, as often as `plan` says, with the meters read all the while.
+
+        Every event goes into a spool before it is sent, and the measurement goes on when the host vanishes.
+        """
+        self._require_idle()
+        self._stop_runner()
+        self._turn.take(alone=True)
+        spool = self._spools.writer({key: header.get(key) for key in ("bundle", "plan", "run")})
+        self._begin(header, self._measure(header, payload, spool), spool)
+
+    def _measure(self, header: dict[str, Any], payload: bytes, spool: SpoolWriter) -> Steps:
+        plan = header["plan"]
+        limit_s = max(_limit(header), plan["warmup_max_s"] + plan["duration_s"] + MEASURE_MARGIN_S)
+        timed = {
+            "op": "measure",
+            "tensors": header["tensors"],
+            "duration_s": plan["duration_s"] / plan["restarts"],
+            **{key: plan[key] for key in ("min_invocations", "max_invocations", "warmup_max_s")},
+        }
+        before = facts.state(self._sysroot, self._store.root)
+        restarts: list[dict[str, Any]] = []
+        idle: list[list[int]] = []
+        loaded: dict[str, Any] = {}
+        try:
+            if self._meters:
+                self._start_sampler(header["id"], header.get("rate_hz", 100.0))
+                idle.append((yield from self._idle(plan["idle_s"], "before")))
+            for number in range(1, plan["restarts"] + 1):
+                self._tag(restart=number, phase="loading")
+                self._emit({"id": header["id"]})
+                loaded, _ = yield from self._load(header)
+                reply = yield Ask(timed, payload, limit_s)
+                restarts.append(reply.header)
+                self._unload()
+            if self._meters:
+                idle.append((yield from self._idle(plan["idle_s"], "after")))
+        finally:
+            self._stop_sampler()
+        return {
+            "spool": spool.id,
+            "spool_failed": spool.failed,
+            "restarts": restarts,
+            "idle_ns": idle,
+            "state_before": before,
+            "state_after": facts.state(self._sysroot, self._store.root),
+            "runtime": loaded.get("runtime"),
+        }, b""
+
+    def _idle(self, seconds: float, when: str) -> Generator[Pause, Any, list[int]]:
+        self._tag(phase=f"idle {when}")
+        assert self._job
+        self._emit({"id": self._job.request})
+        start = time.monotonic_ns()
+        yield Pause(seconds)
+        return [start, time.monotonic_ns()]
+
+    def _tag(self, **tags: Any) -> None:
+        assert self._job
+        self._job.tags = tags
+
+    # Spools
+
+    def _spool_list(self, header: dict[str, Any], payload: bytes) -> Answer:
+        return {"spools": self._spools.list()}, b""
+
+    def _spool_read(self, header: dict[str, Any], payload: bytes) -> Answer:
+        data, more = self._spools.read(header["spool"], int(header["offset"]))
+        return {"more": more}, data
+
+    def _spool_drop(self, header: dict[str, Any], payload: bytes) -> Answer:
+        self._spools.drop(header["spool"])
         return {}, b""
 
     def _require_idle(self) -> None:
@@ -380,51 +536,86 @@ class Agent:
         if not self._loaded or self._runner is None:
             raise AgentError(errors.BAD_REQUEST, "no model is loaded")
 
-    # The runner
+    # Jobs and the runner
+
+    def _begin(self, header: dict[str, Any], steps: Steps, spool: SpoolWriter | None = None) -> None:
+        self._require_idle()
+        self._job = Job(header, steps, spool)
+        self._advance()
+
+    def _advance(self, reply: Message | None = None, error: AgentError | None = None) -> None:
+        """Let the job go on with what it waited for, until it waits for the next thing or is done."""
+        job = self._job
+        assert job
+        job.deadline = job.resume_at = None
+        try:
+            step = job.steps.throw(error) if error else job.steps.send(reply)
+        except StopIteration as done:
+            self._conclude(job, Kind.REPLY, *done.value)
+        except AgentError as failed:
+            self._conclude(job, Kind.ERROR, failed.header())
+        except OSError as failed:
+            refused = AgentError(errors.IO_ERROR, f"{failed.strerror}: {failed.filename}")
+            self._conclude(job, Kind.ERROR, refused.header())
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as failed:
+            refused = AgentError(errors.BAD_REQUEST, f"{job.op}: {type(failed).__name__}: {failed}")
+            self._conclude(job, Kind.ERROR, refused.header())
+        else:
+            if isinstance(step, Pause):
+                job.resume_at = time.monotonic() + step.seconds
+                return
+            assert self._runner
+            job.limit_s = step.limit_s
+            job.deadline = time.monotonic() + step.limit_s
+            self._runner.request(step.request, step.payload)
+
+    def _conclude(self, job: Job, kind: Kind, header: dict[str, Any], payload: bytes = b"") -> None:
+        self._job = None
+        header = {**header, "id": job.request}
+        if job.spool:
+            job.spool.append(Message(kind, header, payload))
+            job.spool.close()
+        self._turn.give_back()
+        self._send(kind, header, payload)
+        if job.spool and kind is Kind.ERROR and not self._gone:
+            job.spool.drop()  # the host has every event, and the error
+
+    def _emit(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        """An event; of the job that runs, with its tags and into its spool, or of a subscription."""
+        if self._job and self._job.request == header["id"]:
+            header = {**self._job.tags, **header}
+            if self._job.spool:
+                self._job.spool.append(Message(Kind.EVENT, header, payload))
+        self._send(Kind.EVENT, header, payload)
 
     def _start_runner(self, memory_bytes: int | None) -> None:
-        self._require_idle()
         self._stop_runner()
+        self._turn.take(alone=False)
         runner = self._runner = RunnerProcess(self._store.runtime(), memory_bytes)
         self._selector.register(runner.stdout, selectors.EVENT_READ, self._from_runner)
         self._selector.register(runner.stderr, selectors.EVENT_READ, lambda: self._from_runner_stderr(runner))
 
-    def _begin(self, header: dict[str, Any], limit_s: float, request: dict[str, Any], payload: bytes = b"") -> Job:
-        self._require_idle()
-        assert self._runner
-        self._job = Job(header["id"], limit_s)
-        self._runner.request(request, payload)
-        return self._job
-
-    def _from_runner(self) -> bool:
+    def _from_runner(self) -> None:
         assert self._runner
         try:
             for message in self._runner.read():
                 if self._job is None:
                     continue
                 if message.kind is Kind.EVENT:
-                    self._send(Kind.EVENT, {"id": self._job.request, **message.header}, message.payload)
+                    self._emit({**message.header, "id": self._job.request}, message.payload)
                 elif message.kind is Kind.ERROR:
                     h = message.header
-                    self._finish(AgentError(h["code"], h["message"], **h["facts"]))
+                    self._advance(error=AgentError(h["code"], h["message"], **h["facts"]))
                 else:
-                    job, self._job = self._job, None
-                    reply = job.then(message) if job.then else message
-                    self._send(reply.kind, {"id": job.request, **reply.header}, reply.payload)
+                    self._advance(message)
         except AgentError as error:
             self._stop_runner()
-            self._finish(error)
-        return True
+            if self._job:
+                self._advance(error=error)
 
-    def _from_runner_stderr(self, runner: RunnerProcess) -> bool:
+    def _from_runner_stderr(self, runner: RunnerProcess) -> None:
         if not runner.read_stderr():
             self._unregister(runner.stderr)
-        return True
-
-    def _finish(self, error: AgentError) -> None:
-        if self._job:
-            job, self._job = self._job, None
-            self._send(Kind.ERROR, {"id": job.request, **error.header()})
 
     def _stop_runner(self) -> None:
         runner, self._runner, self._loaded = self._runner, None, False
@@ -433,6 +624,7 @@ class Agent:
             runner.kill()
 
     def _forget(self, runner: RunnerProcess) -> None:
+        self._turn.give_back(alone=False)
         self._unregister(runner.stdout)
         self._unregister(runner.stderr)
 
@@ -441,3 +633,13 @@ class Agent:
             self._selector.unregister(fd)
         except KeyError:
             pass  # its end was seen already
+
+
+def _limit(header: dict[str, Any]) -> float:
+    return float(header.get("limit_s") or DEFAULT_LIMIT_S)
+
+
+def _ask(request: dict[str, Any], payload: bytes, limit_s: float) -> Steps:
+    """The job of one question."""
+    reply = yield Ask(request, payload, limit_s)
+    return reply.header, reply.payload

@@ -49,6 +49,7 @@ def convert(
         )
     tell("starting TensorFlow")
     tf = _tensorflow()
+    tf.keras.backend.clear_session()  # Keras numbers what has no name, and the numbers end up in the model
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     tell(f"loading {source}")

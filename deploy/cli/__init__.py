@@ -25,6 +25,7 @@ VERBS = {
     "push": "Bring a bundle to a board and prove it there.",
     "run": "Run a bundle on a board and show its answers.",
     "measure": "Measure latency and energy on a board.",
+    "attach": "Pick up measurements whose host vanished.",
     "evaluate": "Measure accuracy on a board.",
     "verify": "Compare a board's answers with the golden ones.",
     "runs": "List, show and export what was measured.",

@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deploy.units import duration as duration
+from deploy.units import energy as energy
+from deploy.units import size as size
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -262,31 +266,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def size(count: float) -> str:
-    """``1.2 KiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-def duration(ns: float) -> str:
-    """Four digits, and the unit that keeps them before the point or just behind it."""
-    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if abs(ns) >= scale:
-            return f"{ns / scale:.4g} {unit}"
-    return f"{ns:.4g} ns"
-
-
-def energy(uj: float) -> str:
-    """As `duration`, for microjoules."""
-    for unit, scale in (("J", 1e6), ("mJ", 1e3)):
-        if abs(uj) >= scale:
-            return f"{uj / scale:.4g} {unit}"
-    return f"{uj:.4g} uJ"
 
 
 class Ticker:

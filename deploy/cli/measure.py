@@ -59,9 +59,8 @@ def command(
     with common.on_board(boards_file, board_name, bundle) as on:
         inputs = _inputs(on.session, bundle, plan)
         with on.stored("measure", vars(plan)) as writer, common.progress_bar(board_name) as bar:
-            live = _Live(bar)
+            live = Live(bar)
             measured = measure(on.session, bundle.digest, inputs, plan, writer, bundle.name, live.update)
-            writer.set(headline=common.duration(measured.latency.median_ns))
     if as_json:
         common.show_json({"run": writer.id, "board": board_name, "bundle": bundle.digest, **vars(measured)})
         return
@@ -69,7 +68,7 @@ def command(
     common.show(f"stored: {writer.id}")
 
 
-class _Live:
+class Live:
     """Median and count so far, for the eyes."""
 
     def __init__(self, bar: common.Progress) -> None:

@@ -54,23 +54,38 @@ class RunWriter:
         }
         try:
             self._folder.mkdir(parents=True)
-            # So that a run whose host dies can be told from one that never was.
-            self._write_record({**self._record, "status": "incomplete", "reason": "the host ended", "arrays": {}})
+            self._write_unfinished()
         except OSError as error:
             raise StoreError(
                 f"{self._folder}: {error.strerror}", "$DEPLOY_RESULTS names another folder for results"
             ) from None
 
     def append(self, name: str, values: NDArray[Any], unit: str) -> None:
-        """Add values to an array; int64 and float64, each array of one kind.  They are on disk when this returns."""
+        """
+        Add values to an array; int64 and float64, each array of one kind.  They are on disk when this returns.
+
+        Raises:
+            StoreError: the disk is full.
+        """
         dtype = "<f8" if values.dtype.kind == "f" else "<i8"
-        if name not in self._files:
-            self._files[name] = ((self._folder / f"{name}.bin").open("wb", buffering=0), dtype, unit)
-        self._files[name][0].write(values.astype(_DTYPES[dtype]).tobytes())
+        path = self._folder / f"{name}.bin"
+        try:
+            if name not in self._files:
+                self._files[name] = (path.open("wb", buffering=0), dtype, unit)
+                self._write_unfinished()
+            data = memoryview(values.astype(_DTYPES[dtype]).tobytes())
+            while data:  # what is written without a buffer may be written in part
+                data = data[self._files[name][0].write(data) :]
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
 
     def set(self, **values: Any) -> None:
         """Put results into the record."""
         self._record.update(values)
+
+    def known(self) -> dict[str, Any]:
+        """The record as far as it goes, less what the store itself puts there; for a run that is begun anew."""
+        return {key: value for key, value in self._record.items() if key not in ("schema", "kind", "created")}
 
     def __enter__(self) -> RunWriter:
         return self
@@ -104,6 +119,11 @@ class RunWriter:
             path.chmod(0o444)
         self._store.index(self._record)
 
+    def _write_unfinished(self) -> None:
+        """So that a run whose host dies can be told from one that never was, and what had arrived can be read."""
+        arrays = {n: {"file": f"{n}.bin", "dtype": dtype, "unit": unit} for n, (_, dtype, unit) in self._files.items()}
+        self._write_record({**self._record, "status": "incomplete", "reason": "the host ended", "arrays": arrays})
+
     def _write_record(self, record: Mapping[str, Any]) -> None:
         staging = self._folder / ".record.json"
         staging.write_text(json.dumps(record, indent=1) + "\n")
@@ -136,9 +156,10 @@ class Run:
             data = path.read_bytes()
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from None
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        # A run whose host died has no digests.
+        if "sha256" in entry and hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise StoreError(f"{path}: changed since it was written")
-        return np.frombuffer(data, _DTYPES[entry["dtype"]])
+        return np.frombuffer(data[: len(data) // 8 * 8], _DTYPES[entry["dtype"]])
 
     def restarts(self, name: str) -> list[NDArray[Any]]:
         """The arrays ``<name>.1``, ``<name>.2``, ...: one for each process restart."""
