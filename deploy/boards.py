@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from deploy.errors import ConfigError, UnknownBoard, nearest
 
 SCHEMA = 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DEFAULT_ROOT = "~/.local/share/deploy"
 
 
@@ -80,9 +81,10 @@ class SerialTransport(_Strict):
     """A console on a UART."""
 
     kind: Literal["serial"]
-    port: str = Field(description="/dev/serial/by-id/..., or an rfc2217:// URL")
-    baud: int = Field(115_200, ge=9600)
-    user: str | None = None
+    port: str = Field(description="/dev/serial/by-id/..., or an rfc2217:// or socket:// URL")
+    baud: int = Field(115_200, ge=9600, description="of the console")
+    max_baud: int | None = Field(None, le=4_000_000, description="try up to this rate once the agent is there")
+    user: str | None = Field(None, description="to log in as; its password comes from the keyring, or is asked for")
 
 
 Transport = Annotated[LocalTransport | SshTransport | SerialTransport, Field(discriminator="kind")]
@@ -96,16 +98,18 @@ class Board(_Strict):
     description: str = ""
     transport: Transport
     python: str | None = Field(None, description="the Python there, 3.9 or newer; python3 if not given")
-    root: str = Field(DEFAULT_ROOT, description="the only folder of the board that deploy writes to")
+    root: str = Field(
+        DEFAULT_ROOT, pattern=r"^(~/|/).*[^/]$", description="the only folder of the board that deploy writes to"
+    )
     cpu: Cpu | None = None
     rails: tuple[Rail, ...] = ()
     tags: tuple[str, ...] = ()
-    memory_limit_mib: int | None = Field(None, ge=16, description="for the process that runs a model")
+    memory_limit_mib: int | None = Field(None, ge=128, description="for the process that runs a model")
 
 
 class _File(_Strict):
     schema_: Literal[1] = Field(alias="schema")
-    boards: dict[str, Board]
+    boards: dict[Annotated[str, Field(pattern=NAME)], Board]
 
     @model_validator(mode="before")
     @classmethod
@@ -128,6 +132,17 @@ LOCAL = Board.model_validate(
         "transport": {"kind": "local"},
     }
 )
+
+
+# What `add` begins with: a file of one's own must not hide the board that everybody has.
+NEW_FILE = f"""\
+schema: {SCHEMA}
+boards:
+  local:
+    kind: generic
+    description: {LOCAL.description}
+    transport: {{kind: local}}
+"""
 
 
 class Registry:
@@ -288,7 +303,7 @@ def add(path: Path, name: str, entry: dict[str, Any]) -> Board:
     yaml = YAML(typ="rt")
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.width, yaml.preserve_quotes = 4096, True  # lines that are there stay as they are
-    text = _read(path) if path.exists() else f"schema: {SCHEMA}\nboards:\n"
+    text = _read(path) if path.exists() else NEW_FILE
     if path.exists() and any(board.name == name for board in parse(text, path)):
         raise ConfigError(f"{path}: board {name!r} is there already", path=str(path))
     raw = yaml.load(text)

@@ -21,8 +21,8 @@ OLDEST_PYTHON = (3, 9)
 
 # Runs on the board.  Plain enough for any Python 3; what it prints is read by `session`.
 _STAGE0 = r"""
-import hashlib, io, os, sys, zipfile
-digest, size, root = sys.argv[1], int(sys.argv[2]), os.path.expanduser(sys.argv[3])
+import hashlib, io, os, shutil, sys, zipfile
+digest, size, root, fresh = sys.argv[1], int(sys.argv[2]), os.path.expanduser(sys.argv[3]), sys.argv[4] == "fresh"
 def say(text):
     os.write(1, ("DEPLOY-" + text + "\n").encode())
 if sys.version_info < (3, 9):
@@ -31,6 +31,8 @@ if sys.version_info < (3, 9):
 home = os.path.join(root, "agent", digest)
 try:
     os.umask(0o077)
+    if fresh:
+        shutil.rmtree(home, ignore_errors=True)
     if not os.path.isdir(home):
         say("NEED")
         data = b""
@@ -53,7 +55,7 @@ try:
 except (OSError, zipfile.BadZipFile) as error:
     say("FAIL %s: %s" % (getattr(error, "strerror", None) or error, root))
     sys.exit(1)
-os.execv(sys.executable, [sys.executable, "-m", "devices", "--root", root] + sys.argv[4:])
+os.execv(sys.executable, [sys.executable, "-m", "devices", "--root", root] + sys.argv[5:])
 """
 
 
@@ -81,8 +83,17 @@ def agent_package() -> AgentPackage:
     return AgentPackage(data, hashlib.sha256(data).hexdigest())
 
 
-def command(python: str, root: str, options: list[str] | None = None) -> str:
-    """The shell command that starts the agent with `python` on the board."""
+def command(python: str, root: str, options: list[str] | None = None, fresh: bool = False) -> str:
+    """
+    The shell command that starts the agent with `python` on the board.
+
+    Args:
+        options: for the agent.
+        fresh: bring the agent again even if it is there: what is there does not start.
+    """
     package = agent_package()
-    words = [python, "-c", _STAGE0, package.sha256, str(len(package.data)), root, *(options or [])]
+    words = [python, "-c", _STAGE0, package.sha256, str(len(package.data)), root]
+    words += ["fresh" if fresh else "keep", *(options or [])]
+    if python.startswith("~/"):  # quoted, the shell would not expand it
+        return f'exec "$HOME"/{" ".join(shlex.quote(word) for word in [python[2:], *words[1:]])}'
     return "exec " + " ".join(shlex.quote(word) for word in words)

@@ -11,6 +11,7 @@ Every exception that a user may see.
             BoardUnreachable
             HostKeyChanged
             NoPython
+            AgentBroken         what lies on the board does not start
             BoardSilent         nothing came for too long, or the agent ended
         BoardError              the agent answered, and the answer is no
             DiskFull
@@ -92,6 +93,10 @@ class NoPython(TransportError):
     pass
 
 
+class AgentBroken(TransportError):
+    pass
+
+
 class BoardSilent(TransportError):
     pass
 
@@ -163,6 +168,7 @@ _BY_CODE: dict[str, tuple[type[BoardError], str | None]] = {
     codes.BAD_INPUT: (BadInput, "`deploy inspect MODEL` shows what it takes"),
     codes.BUSY: (Busy, "`deploy attach --board {board}` waits for a measurement that lost its host"),
     codes.NOT_FOUND: (NotOnBoard, None),
+    codes.BAD_DIGEST: (BoardError, "`deploy push --board {board} BUNDLE` brings it again"),
     codes.NO_RUNTIME: (RuntimeMissing, "`deploy push --board {board} BUNDLE` brings numpy and LiteRT along"),
 }
 
@@ -178,11 +184,20 @@ def from_agent(board: str, header: dict[str, Any], what: str = "") -> BoardError
     """
     code = str(header.get("code", codes.INTERNAL))
     kind, hint = _BY_CODE.get(code, (BoardError, None))
-    facts = header.get("facts") or {}
+    facts = header.get("facts")
+    # A board's facts must not pass for our own arguments.
+    facts = {k: v for k, v in facts.items() if k not in ("message", "hint")} if isinstance(facts, dict) else {}
     subject = f"{what}: " if what else ""
-    error = kind(f"{subject}{header.get('message')} (board {board!r})", hint and hint.format(board=board), **facts)
+    error = kind(
+        f"{subject}{one_line(header.get('message'))} (board {board!r})", hint and hint.format(board=board), **facts
+    )
     error.code = code
     return error
+
+
+def one_line(text: Any) -> str:
+    """What a board said, fit for a terminal: control characters, which could forge lines or move the cursor, go."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

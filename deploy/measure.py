@@ -44,7 +44,8 @@ class Plan:
         duration_s: of timed invocations, over all restarts.
         restarts: fresh processes.
         min_invocations: in each restart, however long they take.
-        max_invocations: in each restart; nothing is thrown away to get there, the restart ends earlier.
+        max_invocations: in each restart, as every latency is kept (8 bytes); the verdict says so when it cuts one
+            short.
         warmup_max_s: give up waiting for a steady state after this, in each restart.
         idle_s: before and after, where there is a meter.
     """
@@ -52,7 +53,7 @@ class Plan:
     duration_s: float = 10.0
     restarts: int = 3
     min_invocations: int = 10
-    max_invocations: int = 500_000
+    max_invocations: int = 5_000_000
     warmup_max_s: float = 10.0
     idle_s: float = 3.0
     threads: int = 1
@@ -83,6 +84,7 @@ class Collector:
         board: whose rails boards.yaml may describe better than the meter can.
         listed: the agent's answer to ``meters.list``.
         writer: takes every raw value as it arrives, and the record.
+        cap: the plan's `max_invocations`.
         progress: called with what is going on, and the latencies (ns) that just came.
     """
 
@@ -91,10 +93,12 @@ class Collector:
         board: Board,
         listed: dict[str, Any],
         writer: RunWriter,
+        cap: int,
         progress: Callable[[str, Array], None] | None = None,
     ) -> None:
         wanted = {rail.name: rail for rail in board.rails}
         self._board = board.name
+        self._cap = cap
         self._listed = listed
         self._rails = [dict(rail) for rail in listed["rails"]]
         for rail in self._rails:
@@ -149,7 +153,7 @@ class Collector:
         energy = tuple(energies.per_invocation(rail, windows, idle) for rail in self._rail_samples())
         measured = Measured(
             latency=latency,
-            verdict=_verdict(latency, restarts, before, after, self._meter_failed),
+            verdict=_verdict(latency, restarts, before, after, self._meter_failed, self._cap),
             energy=energy,
             unmetered=None if energy else _why_unmetered(self._board, self._listed, self._meter_failed),
             load_ns=restarts[0]["load_ns"],
@@ -211,7 +215,7 @@ def measure(
         BoardError: as any run.  What had arrived is in the store.
     """
     listed = session.request("meters.list").header
-    collector = Collector(session.board, listed, writer, progress)
+    collector = Collector(session.board, listed, writer, plan.max_invocations, progress)
     described, payload = pack([to_wire(f"input {i}", array) for i, array in enumerate(inputs)])
     writer.set(plan=asdict(plan))
     header: dict[str, Any] = {
@@ -227,7 +231,11 @@ def measure(
         header["limit_s"] = plan.limit_s
     if session.board.memory_limit_mib:
         header["memory_bytes"] = session.board.memory_limit_mib * 2**20
-    reply = session.request("measure.run", payload, on_event=collector, subject=subject, **header).header
+    each_s = plan.warmup_max_s + (plan.limit_s or 120.0) + 120.0
+    within_s = plan.duration_s + plan.restarts * each_s + 2 * plan.idle_s
+    reply = session.request(
+        "measure.run", payload, on_event=collector, subject=subject, within_s=within_s, **header
+    ).header
     measured = collector.finish(reply)
     session.request("spool.drop", spool=reply["spool"])
     return measured
@@ -261,7 +269,8 @@ def attach(
     known = dict(spool["request"]["run"])
     known["attached"] = {"spool": spool["id"], "run": known.pop("id", None)}
     with store.writer("measure", known) as writer:
-        collector = Collector(session.board, listed, writer, progress)
+        cap = int(spool["request"]["plan"]["max_invocations"])
+        collector = Collector(session.board, listed, writer, cap, progress)
         decoder = Decoder()
         offset = 0
         while True:
@@ -294,12 +303,15 @@ def _verdict(
     before: dict[str, Any],
     after: dict[str, Any],
     meter_failed: str | None,
+    cap: int,
 ) -> tuple[str, ...]:
     """``ok``, or every code that speaks against the number."""
     medians = latency.restart_medians_ns
     codes = []
     if not all(reply["steady"] for reply in replies):
         codes.append("not-steady")
+    if any(reply["invocations"] >= cap for reply in replies):
+        codes.append("cut-short")
     if latency.n < FEW_SAMPLES:
         codes.append("too-few-samples")
     if len(medians) > 1 and max(medians) > min(medians) * (1 + RESTARTS_DISAGREE):

@@ -98,7 +98,8 @@ def pack_for(identity: dict[str, Any], board: str) -> bytes:
     """
     lines = _locked_for(identity)
     if not lines:
-        raise RuntimeMissing(f"no runtime for {_described(identity, board)}: nobody publishes wheels for it", board=board)
+        reason = "nobody publishes wheels for it"
+        raise RuntimeMissing(f"no runtime for {_described(identity, board)}: {reason}", board=board)
     version = ".".join(identity["python"].split(".")[:2])
     key = hashlib.sha256("\n".join([str(PACK_VERSION), *lines, *_platforms(identity), version]).encode())
     cached = cache_dir() / "runtime" / f"{key.hexdigest()}.zip"

@@ -9,6 +9,7 @@ now and then that the host is still here.
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 from deploy import bootstrap
 from deploy.boards import Board, LocalTransport
-from deploy.errors import BoardSilent, DiskFull, NoPython, TransportError, from_agent
+from deploy.errors import AgentBroken, BoardSilent, DiskFull, NoPython, TransportError, from_agent, one_line
 from deploy.transport import Channel, Transport, open_transport
 from devices.protocol.framing import MAGIC, Decoder, Encoder, FrameError, Kind, Message
 
@@ -29,6 +30,7 @@ PROTOCOL = 1
 SILENCE_S = 15.0  # the agent sends a heartbeat every second
 START_S = 60.0  # a cold Pi unpacks and compiles the agent first
 HEARTBEAT_S = 10.0
+ANSWER_S = 180.0  # beside a time limit that the request itself may set
 BLOB_CHUNK = 256 * 1024
 
 OnEvent = Callable[[dict[str, Any], bytes], None]
@@ -67,6 +69,7 @@ class Session:
         self._pending: list[Message] = []
         self._last_event = "nothing"
         self._closed = threading.Event()
+        self._broken = False  # a frame was cut short: nothing that follows would make sense
 
     def start(self, greeting: bytes) -> None:
         """
@@ -84,11 +87,21 @@ class Session:
                 f"the agent on {self.board.name!r} speaks protocol {found}, this deploy speaks {PROTOCOL}",
                 board=self.board.name,
             )
+        identity = message.header.get("identity")
+        if not (isinstance(identity, dict) and {"machine", "python"} <= set(identity)):
+            raise TransportError(f"the agent on {self.board.name!r} does not say what it is", board=self.board.name)
         self.hello = message.header
         threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True).start()
 
     def request(
-        self, op: str, payload: bytes = b"", *, on_event: OnEvent | None = None, subject: str = "", **header: Any
+        self,
+        op: str,
+        payload: bytes = b"",
+        *,
+        on_event: OnEvent | None = None,
+        subject: str = "",
+        within_s: float = ANSWER_S,
+        **header: Any,
     ) -> Reply:
         """
         Ask, and wait for the answer.
@@ -96,6 +109,7 @@ class Session:
         Args:
             on_event: called with header and payload of every event of this request, as they come.
             subject: the file it is about, to stand in front of an error's reason.
+            within_s: a board that is alive and does not answer is given up after this.
             header: the arguments of the operation.
 
         Raises:
@@ -103,21 +117,23 @@ class Session:
             BoardSilent: nothing came for too long, or the agent ended.
         """
         request = self._send_request(op, payload, header)
+        end = time.monotonic() + within_s + header.get("limit_s", 0.0)
         try:
             while True:
-                message = self._receive(self._silence_s)
+                message = self._receive(self._silence_s, end)
                 if message.header.get("id") != request and message.kind is not Kind.ERROR:
                     self._dispatch(message)
                 elif message.kind is Kind.EVENT:
                     self._last_event = f"event of {op}"
                     if on_event:
-                        on_event(message.header, message.payload)
+                        self._deliver(on_event, message)
                 elif message.kind is Kind.ERROR:
                     raise from_agent(self.board.name, message.header, subject)
                 else:
                     return Reply(message.header, message.payload)
         except KeyboardInterrupt:
-            self._send(Message(Kind.CANCEL, {"id": request}))
+            if not self._broken:
+                self._send(Message(Kind.CANCEL, {"id": request}))
             raise
 
     @contextmanager
@@ -169,9 +185,12 @@ class Session:
             BoardError: e.g. DiskFull.
         """
         have: int = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
-        if have < 0 or have > len(data):
+        if have < 0:
             return 0
-        for offset in range(have, max(len(data), 1), BLOB_CHUNK):
+        if have > len(data):  # no part of this blob: begin anew
+            have = 0
+        # A last, empty piece finishes a partial file that is whole: its board lost power before it could.
+        for offset in range(have, len(data), BLOB_CHUNK) if have < len(data) else [have]:
             chunk = data[offset : offset + BLOB_CHUNK]
             self.request("store.put", chunk, sha256=sha256, bytes=len(data), offset=offset)
             if progress:
@@ -183,7 +202,8 @@ class Session:
         if not self._closed.is_set():
             self._closed.set()
             try:
-                self._send(Message(Kind.BYE))
+                if not self._broken:
+                    self._send(Message(Kind.BYE))
             except (OSError, BoardSilent):
                 pass
             self._channel.close()
@@ -205,15 +225,33 @@ class Session:
 
     def _send(self, message: Message) -> None:
         with self._lock:
+            data = self._encoder.encode(message)
             try:
-                self._channel.write(self._encoder.encode(message))
+                self._channel.write(data)
+            except TimeoutError as error:
+                self._broken = True
+                raise BoardSilent(
+                    f"board {self.board.name!r} {error}",
+                    f"`deploy boards check {self.board.name}` asks what is alive",
+                    board=self.board.name,
+                ) from None
             except OSError:
+                self._broken = True
                 raise self._gone() from None
+            except BaseException:  # Ctrl-C in the middle of a frame
+                self._broken = True
+                raise
 
-    def _receive(self, silence_s: float) -> Message:
-        """The next message that is not a heartbeat."""
+    def _receive(self, silence_s: float, end: float = float("inf")) -> Message:
+        """The next message that is not a heartbeat; `end` bounds the wait, however lively the heart."""
         heard = time.monotonic()
         while True:
+            if time.monotonic() > end:
+                raise BoardSilent(
+                    f"board {self.board.name!r} is alive and does not answer (last: {self._last_event})",
+                    f"`deploy boards check {self.board.name}` asks what is alive",
+                    board=self.board.name,
+                )
             left = heard + silence_s - time.monotonic()
             if left <= 0:
                 raise BoardSilent(
@@ -221,7 +259,7 @@ class Session:
                     f"`deploy boards check {self.board.name}` asks what is alive",
                     board=self.board.name,
                 )
-            message = self._poll(left)
+            message = self._poll(min(left, max(0.01, end - time.monotonic())))
             if message is not None:
                 if message.kind is not Kind.HEARTBEAT:
                     return message
@@ -247,13 +285,19 @@ class Session:
             raise from_agent(self.board.name, message.header)
         listener = self._listeners.get(message.header.get("id", -1))
         if listener and message.kind is Kind.EVENT:
+            self._deliver(listener, message)
+
+    def _deliver(self, listener: OnEvent, message: Message) -> None:
+        try:
             listener(message.header, message.payload)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TransportError(f"board {self.board.name!r} sent an event that makes no sense: {error!r}") from error
 
     def _gone(self) -> BoardSilent:
         status, said = self._channel.ended()
         how = f" with status {status}" if status is not None else ""
         last = said.strip().splitlines()[-1:] or [""]
-        why = f": {last[0]}" if last[0] else ""
+        why = f": {one_line(last[0])}" if last[0] else ""
         return BoardSilent(
             f"the agent on {self.board.name!r} ended{how}{why}",
             f"`deploy boards check {self.board.name}` asks what is alive",
@@ -266,35 +310,51 @@ class Session:
         while not self._closed.wait(HEARTBEAT_S):
             try:
                 self._send(Message(Kind.HEARTBEAT))
-            except (OSError, BoardSilent):
-                return
+            except (OSError, ValueError, BoardSilent):
+                return  # the conversation is over; whoever reads will notice
 
 
-def connect(board: Board, known_hosts: Path, agent_options: list[str] | None = None) -> Session:
+def connect(
+    board: Board,
+    known_hosts: Path,
+    agent_options: list[str] | None = None,
+    ask: Callable[[str], str] | None = None,
+) -> Session:
     """
     Reach the board, bring the agent up, and start talking.
 
     Args:
         known_hosts: file of the pinned host keys (ssh).
         agent_options: for tests and for those who know.
+        ask: asks a person for a password, where the transport has one (serial).
 
     Raises:
         TransportError: see `deploy.errors`.
     """
-    transport = open_transport(board, known_hosts)
+    transport = open_transport(board, known_hosts, ask)
     try:
-        channel = transport.run(bootstrap.command(python_of(board), board.root, agent_options))
-        session = _Owned(board, channel, transport)
-        session.pinned = getattr(transport, "pinned", None)
         try:
-            session.start(_bring_agent(board, channel))
-        except BaseException:
-            session.close()
-            raise
-        return session
+            return _converse(board, transport, agent_options, fresh=False)
+        except AgentBroken:  # half of it is gone, or another Python's byte code is in the way
+            return _converse(board, transport, agent_options, fresh=True)
     except BaseException:
         transport.close()
         raise
+
+
+def _converse(board: Board, transport: Transport, agent_options: list[str] | None, fresh: bool) -> Session:
+    channel = transport.run(bootstrap.command(python_of(board), board.root, agent_options, fresh))
+    session = _Owned(board, channel, transport)
+    session.pinned = getattr(transport, "pinned", None)
+    try:
+        session.start(_bring_agent(board, channel))
+    except AgentBroken:
+        channel.close()
+        raise
+    except BaseException:
+        session.close()
+        raise
+    return session
 
 
 class _Owned(Session):
@@ -363,8 +423,13 @@ def _not_started(board: Board, channel: Channel, said: bytes) -> TransportError:
             board=board.name,
         )
     last = text.splitlines()[-1:] or ["nothing"]
-    return TransportError(
-        f"board {board.name!r} ended with status {status} before the agent spoke; it said: {last[0]}",
+    kind = (
+        AgentBroken
+        if re.search(r"ImportError|ModuleNotFoundError|SyntaxError|No module named", text)
+        else TransportError
+    )
+    return kind(
+        f"board {board.name!r} ended with status {status} before the agent spoke; it said: {one_line(last[0])}",
         board=board.name,
         status=status,
     )

@@ -93,9 +93,7 @@ def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runt
         if "shape" in entry or largest is None or entry.get("nan_mismatch"):
             passed = False  # another shape, strings, or NaN on one side only: no distance says how far off
         elif entry["dtype"].startswith(("float", "complex")):
-            # Zeros of different signs differ by nothing; anything beside nothing but zeros differs by everything.
-            by = largest / entry["magnitude"] if entry["magnitude"] else float("inf") if largest else 0.0
-            relative = max(relative, by)
+            relative = max(relative, entry["relative"])
         else:
             steps = max(steps, int(largest))
             passed = passed and entry["dtype"] in _QUANTIZED

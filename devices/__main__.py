@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from devices import line
 from devices.agent import Agent
 from devices.link import PipeLink
 from devices.protocol.errors import AgentError
@@ -19,11 +20,15 @@ def main() -> None:
     parser.add_argument("--silence-s", type=float, default=60.0, help="end after so long without a frame")
     parser.add_argument("--sysroot", type=Path, default=Path("/"), help="where /sys and /proc are (for tests)")
     parser.add_argument("--self-test", action="store_true", help="start, say hello to nobody, end")
+    parser.add_argument("--line", action="store_true", help="serve the serial line that is standard input")
     options = parser.parse_args()
+    if options.line:
+        line.main(options.silence_s)
+        return
     os.umask(0o077)
     # A terminal's Ctrl-C reaches the whole process group; the host decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    link = PipeLink(0, os.dup(1))
+    link = PipeLink(0, os.dup(1), options.silence_s)
     os.dup2(2, 1)  # a stray print is no frame
     if options.self_test:
         link = PipeLink(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY))

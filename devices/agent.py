@@ -398,7 +398,7 @@ class Agent:
             shapes = shapes or {name: list(shape) for name, shape in found[1].shapes.items()}
         else:
             sha256 = header["sha256"]
-        path = self._store.path(sha256)
+        path = self._store.checked(sha256)
         threads = int(header.get("threads", 1))
         if not 1 <= threads <= 1024:
             raise AgentError(errors.BAD_REQUEST, f"threads {threads} is not in [1, 1024]")
@@ -431,7 +431,7 @@ class Agent:
         assert parsed.golden is not None
         request = {
             "op": "verify",
-            "golden": str(self._store.path(parsed.files[manifest.GOLDEN].sha256)),
+            "golden": str(self._store.checked(parsed.files[manifest.GOLDEN].sha256)),
             "vectors": int(parsed.golden["vectors"]),
             "inputs": len(parsed.inputs),
         }

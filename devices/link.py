@@ -7,6 +7,7 @@ On a pipe or an SSH channel that is what the operating system does already.
 from __future__ import annotations
 
 import os
+import select
 from typing import Protocol
 
 
@@ -41,11 +42,20 @@ class Link(Protocol):
 
 
 class PipeLink:
-    """Two file descriptors."""
+    """
+    Two file descriptors.
 
-    def __init__(self, source: int, sink: int) -> None:
+    Args:
+        patience_s: how long the host may take nothing before it counts as gone.
+    """
+
+    def __init__(self, source: int, sink: int, patience_s: float = 60.0) -> None:
         self._source = source
         self._sink = sink
+        self._patience_s = patience_s
+        os.set_blocking(sink, False)
+        self._writable = select.poll()
+        self._writable.register(sink, select.POLLOUT)
 
     def fileno(self) -> int:
         return self._source
@@ -56,7 +66,12 @@ class PipeLink:
     def send(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(self._sink, view) :]
+            if not self._writable.poll(self._patience_s * 1000):
+                raise TimeoutError(f"the host took nothing for {self._patience_s:g} s")
+            try:
+                view = view[os.write(self._sink, view) :]
+            except BlockingIOError:
+                continue
 
     def deadline(self) -> float | None:
         return None

@@ -270,7 +270,11 @@ def _compare(expected: Any, actual: Any) -> dict[str, Any]:
         entry["largest"] = float(np.nanmax(distance)) if not np.isnan(distance).all() else None
         # Of the finite values: beside an infinite one every distance would look small.
         sizes = np.abs(expected.astype(wide))
-        entry["magnitude"] = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+        magnitude = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+        if entry["largest"] is not None:
+            # Zeros of different signs differ by nothing; anything beside nothing but zeros differs by everything.
+            by = entry["largest"] / magnitude if magnitude else (float("inf") if entry["largest"] else 0.0)
+            entry["relative"] = by
         entry["nan_mismatch"] = bool((np.isnan(expected.astype(wide)) != np.isnan(actual.astype(wide))).any())
     return entry
 
@@ -280,7 +284,7 @@ def _merge(total: dict[str, Any], entry: dict[str, Any]) -> None:
     for key, value in entry.items():
         if key in ("elements", "differing"):
             total[key] = total.get(key, 0) + value
-        elif key in ("largest", "magnitude"):
+        elif key in ("largest", "relative"):
             # None is worse than any number: there is no distance to speak of.
             known = total.get(key, 0.0)
             total[key] = None if value is None or known is None else max(known, value)

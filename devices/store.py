@@ -5,30 +5,38 @@ Everything lies below one root, modes 0700 and 0600::
 
     store/<sha256>              whole and verified; never changed
     store/<sha256>.part         on its way; its size says where to go on
-    releases/<bundle>/<n>/      manifest.json of the n-th release of that bundle
+    releases/<bundle>/<n>/      manifest.json of the n-th release of that bundle; `unproven` until it was current
     current                     -> releases/<bundle>/<n>, switched by one rename
     runtime/<sha256>/           numpy and the LiteRT runtime, unpacked, where the board has none of its own
     runtime/current             -> <sha256>
+    history                     which releases were current before, see `history`
     agent/<sha256>/             this program
 
 Files of a release stay in the store under their digests; a path from the outside is never used as a path here.
+A link in place of one of these files or folders is not followed: only `current` is one, and it is read, not opened.
+
+Several agents may work below one root.  Partial files are locked each by itself, releases by a lock on their folder;
+whoever brings files holds a shared lock on the store's, which pruning needs alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from devices.protocol import errors, manifest
+from devices.history import Activation, History
+from devices.protocol import errors, manifest, signature
 from devices.protocol.errors import AgentError
 
 _CHUNK = 1 << 20
@@ -36,6 +44,9 @@ MAX_BLOB = 4 << 30
 # What must stay free: a board whose disk we fill to the last byte cannot even log the fact.
 RESERVE_BYTES = 1 << 20
 MAX_UNPACKED = 2 << 30
+UNPROVEN = "unproven"  # in the folder of a release that was never current
+# All that ever lies below the root.
+OURS = ("store", "releases", "current", "runtime", "agent", "spool", "turn", "history", "key", "lease")
 
 
 class Store:
@@ -46,8 +57,12 @@ class Store:
         self.blobs = root / "store"
         self.releases = root / "releases"
         self.runtimes = root / "runtime"
+        self._history = History(root / "history")
+        self._bringing: int | None = None
         with _disk_errors(root):
             for folder in (self.root, self.blobs, self.releases, self.runtimes):
+                if folder != root and folder.is_symlink():
+                    raise AgentError(errors.IO_ERROR, f"{folder} is a link, and may lead anywhere; remove it")
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Blobs
@@ -60,52 +75,100 @@ class Store:
             AgentError: bad-request, not a digest; not-found, not here.
         """
         path = self._blob(sha256)
-        if not path.is_file():
+        if not _is_file(path):
             raise AgentError(errors.NOT_FOUND, f"the store has no {sha256[:12]}", sha256=sha256)
+        return path
+
+    def checked(self, sha256: str) -> Path:
+        """
+        Where the blob lies, after reading it once more: flash wears out, and somebody may have been here.
+
+        Raises:
+            AgentError: as `path`; bad-digest, the blob is not what its name says and was dropped.
+        """
+        path = self.path(sha256)
+        if _sha256(path) != sha256:
+            path.unlink()
+            raise AgentError(errors.BAD_DIGEST, f"{sha256[:12]} was damaged on the board's disk", sha256=sha256)
         return path
 
     def progress(self, sha256: str) -> int:
         """Bytes that are here: -1 when the blob is whole, else the size of its partial file (0: nothing)."""
         path = self._blob(sha256)
-        if path.is_file():
+        if _is_file(path):
             return -1
         part = path.with_suffix(".part")
-        return part.stat().st_size if part.is_file() else 0
+        return part.stat().st_size if _is_file(part) else 0
 
     def put(self, sha256: str, total: int, offset: int, data: bytes) -> bool:
         """
         Append `data` at `offset` of a blob of `total` bytes; True when that made it whole.
+
+        An offset of 0 begins anew, whatever was here; no data at the end of a whole partial file finishes it.
 
         Raises:
             AgentError: bad-request, the offset is not where the partial file ends, or the sizes make no sense;
                 disk-full, with the bytes needed and free; bad-digest, whole but not what was announced (the
                 partial file is dropped, as no byte of it can be trusted).
         """
-        have = self.progress(sha256)
-        if have < 0:
+        if self.progress(sha256) < 0:
             return True
-        if not 0 <= total <= MAX_BLOB:
+        if type(total) is not int or type(offset) is not int or not 0 <= total <= MAX_BLOB:
             raise AgentError(errors.BAD_REQUEST, f"a blob of {total} bytes; the limit is {MAX_BLOB}")
-        if offset != have:
-            raise AgentError(errors.BAD_REQUEST, f"{sha256[:12]} goes on at byte {have}, not at {offset}", have=have)
         if offset + len(data) > total:
             raise AgentError(errors.BAD_REQUEST, f"{offset + len(data)} bytes of a blob of {total}")
-        self._require_space(total - have)
         part = self._blob(sha256).with_suffix(".part")
-        with _disk_errors(self.root):
-            # O_NOFOLLOW: whoever else may write here cannot lead us out by a link.
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "ab") as out:
-                out.write(data)
-        if offset + len(data) < total:
-            return False
-        if _sha256(part) != sha256:
-            part.unlink()
-            raise AgentError(errors.BAD_DIGEST, f"{sha256[:12]} arrived damaged and was dropped", sha256=sha256)
-        with _disk_errors(self.root):
-            _sync(part)
+        with _disk_errors(self.root), self._open_part(part) as fd:
+            if self.progress(sha256) < 0:  # another conversation was faster
+                part.unlink()
+                return True
+            have = os.fstat(fd).st_size
+            if offset not in (0, have):
+                reason = f"{sha256[:12]} goes on at byte {have}, not at {offset}"
+                raise AgentError(errors.BAD_REQUEST, reason, have=have)
+            self._require_space(total - offset)
+            if offset != have:
+                os.ftruncate(fd, 0)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if offset + len(data) < total:
+                return False
+            if _sha256(part) != sha256:
+                part.unlink()
+                raise AgentError(errors.BAD_DIGEST, f"{sha256[:12]} arrived damaged and was dropped", sha256=sha256)
+            os.fsync(fd)  # rename may reach the disk before the data does; a power cut must not leave an empty blob
             os.replace(part, self._blob(sha256))
         return True
+
+    @contextlib.contextmanager
+    def _open_part(self, part: Path) -> Iterator[int]:
+        """A partial file, open for appending; other conversations that bring the same blob wait for each other."""
+        while True:
+            # O_NOFOLLOW: whoever else may write here cannot lead us out by a link.
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if not _is_same(fd, part):
+                    continue  # renamed or dropped by whoever had it
+                yield fd
+                if os.fstat(fd).st_size == 0 and _is_same(fd, part):
+                    part.unlink()
+                return
+            finally:
+                os.close(fd)
+
+    def bringing(self) -> None:
+        """This conversation brings files: until `settled`, none that is here is pruned."""
+        if self._bringing is None:
+            self._bringing = os.open(self.blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fcntl.flock(self._bringing, fcntl.LOCK_SH)
+
+    def settled(self) -> None:
+        """What this conversation brought belongs to a release, or is not needed."""
+        if self._bringing is not None:
+            os.close(self._bringing)
+            self._bringing = None
 
     def _blob(self, sha256: str) -> Path:
         if not manifest.is_digest(sha256):
@@ -121,27 +184,90 @@ class Store:
     # Releases
 
     def find(self, bundle: str) -> tuple[str, manifest.Manifest] | None:
-        """The newest release (as ``name/n``) whose manifest has the digest `bundle`, with that manifest."""
-        for release in sorted(self.releases.glob("*/*"), key=_number, reverse=True):
-            if not _NUMBER.fullmatch(release.name):
-                continue
+        """
+        The newest release (as ``name/n``) whose manifest has the digest `bundle`, with that manifest.
+
+        None also when one of its files is gone or has another size; what has another size is dropped, so that a push
+        brings it again.
+        """
+        for release in sorted(self._all(), key=_number, reverse=True):
             data = _read(release / "manifest.json")
             if data is not None and manifest.digest(data) == bundle:
-                return f"{release.parent.name}/{release.name}", manifest.parse(data)
+                parsed = manifest.parse(data)
+                missing = [entry for entry in parsed.files.values() if not self._has(entry)]
+                return None if missing else (f"{release.parent.name}/{release.name}", parsed)
         return None
+
+    def _has(self, entry: manifest.FileEntry) -> bool:
+        blob = self._blob(entry.sha256)
+        if _is_file(blob) and blob.stat().st_size != entry.bytes:
+            blob.unlink()
+        return _is_file(blob)
 
     def current(self) -> tuple[str, str] | None:
         """The current release and the digest of its bundle; None before the first push."""
         try:
-            release = os.readlink(self.root / "current")
-        except OSError:
+            link = os.readlink(self.root / "current")
+            folder = self._release(link[len("releases/") :]) if link.startswith("releases/") else None
+        except (OSError, AgentError):
             return None
-        data = _read(self.root / release / "manifest.json")
-        return (release.split("/", 1)[1], manifest.digest(data)) if data is not None else None
+        data = _read(folder / "manifest.json") if folder else None
+        return (link[len("releases/") :], manifest.digest(data)) if data is not None else None
 
-    def stage(self, data: bytes) -> str:
+    def previous(self) -> str | None:
+        """The release that was current before the current one, of those that are still here."""
+        current = self.current()
+        for entry in reversed(self._history.entries()):
+            if not current or entry.release != current[0]:
+                try:
+                    data = _read(self._release(entry.release) / "manifest.json")
+                except AgentError:
+                    continue
+                if data is not None and manifest.digest(data) == entry.bundle:
+                    return entry.release
+        return None
+
+    def python_of_current(self) -> str | None:
+        """The Python that the current release proved itself with; None where that is not known."""
+        current, entries = self.current(), self._history.entries()
+        return entries[-1].python if current and entries and entries[-1].release == current[0] else None
+
+    def list(self) -> list[dict[str, Any]]:
+        """Every release, by bundle and number; one whose manifest is damaged has no bundle."""
+        current, previous = self.current(), self.previous()
+        found: list[dict[str, Any]] = []
+        for folder in sorted(self._all(), key=lambda path: (path.parent.name, _number(path))):
+            name = f"{folder.parent.name}/{folder.name}"
+            data = _read(folder / "manifest.json") or b""
+            try:
+                parsed: manifest.Manifest | None = manifest.parse(data)
+            except manifest.ManifestError:
+                parsed = None
+            found.append(
+                {
+                    "release": name,
+                    "bundle": manifest.digest(data) if parsed else None,
+                    "bytes": sum(entry.bytes for entry in parsed.files.values()) if parsed else 0,
+                    "golden": parsed.golden if parsed else None,
+                    "when_s": folder.stat().st_mtime,
+                    "current": bool(current and current[0] == name),
+                    "previous": name == previous,
+                    "proven": not (folder / UNPROVEN).exists(),
+                    "signed": _is_file(folder / signature.FILE),
+                }
+            )
+        return found
+
+    def signature_of(self, release: str) -> bytes | None:
+        """The content of a release's signature.json; None if it has none."""
+        return _read(self._release(release) / signature.FILE)
+
+    def stage(self, data: bytes, signed: bytes | None = None) -> str:
         """
         Make a release of the manifest `data`, whose files are all in the store.  It is not current yet.
+
+        Args:
+            signed: its signature.json; kept, whether anybody asks for it or not.
 
         Returns:
             ``name/n``; the existing one if the same bundle was released before.
@@ -152,17 +278,25 @@ class Store:
         parsed = parse_manifest(data)
         for entry in parsed.files.values():
             self.path(entry.sha256)
-        found = self.find(manifest.digest(data))
-        if found:
-            return found[0]
-        with _disk_errors(self.root):
+        with _disk_errors(self.root), self._locked():
+            found = self.find(manifest.digest(data))
+            if found:
+                if signed is not None and self.signature_of(found[0]) != signed:
+                    self._keep_signature(self._release(found[0]), signed)
+                return found[0]
             folder = self.releases / parsed.name
+            if folder.is_symlink():
+                raise AgentError(errors.IO_ERROR, f"{folder} is a link, and may lead anywhere; remove it")
             folder.mkdir(mode=0o700, exist_ok=True)
             number = 1 + max((int(p.name) for p in folder.iterdir() if _NUMBER.fullmatch(p.name)), default=0)
             staging = folder / f".{number}.{os.getpid()}"
+            shutil.rmtree(staging, ignore_errors=True)  # of a process that had this number
             staging.mkdir(mode=0o700)
             try:
                 (staging / "manifest.json").write_bytes(data)
+                (staging / UNPROVEN).touch()
+                if signed is not None:
+                    self._keep_signature(staging, signed)
                 _sync(staging / "manifest.json")
                 os.rename(staging, folder / str(number))
             except OSError:
@@ -170,45 +304,136 @@ class Store:
                 raise
         return f"{parsed.name}/{number}"
 
-    def activate(self, release: str) -> None:
+    @staticmethod
+    def _keep_signature(folder: Path, signed: bytes) -> None:
+        staging = folder / f".{signature.FILE}.{os.getpid()}"
+        staging.write_bytes(signed)
+        _sync(staging)
+        os.replace(staging, folder / signature.FILE)
+
+    def activate(self, release: str, python: str = "") -> None:
         """
         Make `release` (``name/n``) the current one: a single rename, so there is always a whole current release.
+
+        Args:
+            python: that it proved itself with.
 
         Raises:
             AgentError: bad-request or not-found.
         """
         folder = self._release(release)
-        with _disk_errors(self.root):
+        with _disk_errors(self.root), self._locked():
+            before, last = self.current(), self._history.entries()[-1:]
             link = self.root / f".current.{os.getpid()}"
             link.unlink(missing_ok=True)
             os.symlink(os.path.relpath(folder, self.root), link)
             os.replace(link, self.root / "current")
+            (folder / UNPROVEN).unlink(missing_ok=True)
+            now = self.current()
+            if now and not (last and last[0] == Activation(*now, python)):
+                self._history.add(Activation(*now, python), Activation(*before, "") if before else None)
+
+    def prune(self, bundle: str, keep: int) -> list[str]:
+        """
+        Remove the oldest releases of the name `bundle`, so that `keep` are left, and whatever no release needs.
+
+        Neither the current release nor the one before it is removed.  Nothing is while another conversation brings
+        files: its release is not there yet to say which ones it needs.  What a killed push left behind goes as well,
+        but for partial files, with which the next one goes on.
+
+        Returns:
+            The releases that were removed.
+        """
+        self.settled()
+        alone = os.open(self.blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _disk_errors(self.root), self._locked():
+                return self._prune(bundle, keep)
+        except BlockingIOError:
+            return []
+        finally:
+            os.close(alone)
+
+    def _prune(self, bundle: str, keep: int) -> list[str]:
+        current = self.current()
+        kept = {current[0] if current else None, self.previous()}
+        rank = {entry.release: n for n, entry in enumerate(self._history.entries(), 1)}
+        mine = []
+        removed = []
+        for folder in list(self._all()):
+            name = f"{folder.parent.name}/{folder.name}"
+            if (folder / UNPROVEN).exists() and name not in kept:
+                shutil.rmtree(folder)  # its push was killed
+            elif folder.parent.name == bundle:
+                mine.append((name in kept, rank.get(name, 0), _number(folder), name, folder))
+        for in_use, _, _, name, folder in sorted(mine)[: max(0, len(mine) - keep)]:
+            if not in_use:
+                shutil.rmtree(folder)
+                removed.append(name)
+        for leftover in self.releases.glob("*/.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        used = self._used()
+        for blob in self.blobs.iterdir():
+            if manifest.is_digest(blob.name) and blob.name not in used:
+                blob.unlink()
+        return removed
+
+    def _used(self) -> set[str]:
+        """Digests of the files that a release needs."""
+        used = set()
+        for folder in self._all():
+            try:
+                parsed = manifest.parse(_read(folder / "manifest.json") or b"")
+            except manifest.ManifestError:
+                continue  # a damaged release cannot run, and must not keep others from being dropped
+            used |= {entry.sha256 for entry in parsed.files.values()}
+        return used
+
+    def _all(self) -> Iterator[Path]:
+        """The folder of every release; links are passed over."""
+        for bundle in self.releases.iterdir():
+            if manifest.is_name(bundle.name) and _is_folder(bundle):
+                for release in bundle.iterdir():
+                    if _NUMBER.fullmatch(release.name) and _is_folder(release):
+                        yield release
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other agent stages, switches or prunes meanwhile."""
+        fd = os.open(self.releases, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def drop(self, release: str) -> None:
-        """Remove a release that did not prove itself, and the blobs that only it used.  Not the current one."""
+        """
+        Remove a release that did not prove itself, and the blobs that only it used.
+
+        Raises:
+            AgentError: bad-request, it was current once and so proved itself; not-found.
+        """
         folder = self._release(release)
-        current = self.current()
-        if current and current[0] == release:
-            raise AgentError(errors.BAD_REQUEST, f"{release} is the current release")
-        data = _read(folder / "manifest.json")
-        shutil.rmtree(folder)
-        if data is None:
-            return
-        used = set()
-        for other in self.releases.glob("*/*/manifest.json"):
-            kept = _read(other)
-            if kept is not None:
-                used |= {entry.sha256 for entry in manifest.parse(kept).files.values()}
-        for entry in manifest.parse(data).files.values():
-            if entry.sha256 not in used:
-                self._blob(entry.sha256).unlink(missing_ok=True)
+        with _disk_errors(self.root), self._locked():
+            if not (folder / UNPROVEN).exists():
+                raise AgentError(errors.BAD_REQUEST, f"{release} proved itself before")
+            data = _read(folder / "manifest.json")
+            shutil.rmtree(folder)
+            if data is None:
+                return
+            used = self._used()
+            for entry in manifest.parse(data).files.values():
+                if entry.sha256 not in used:
+                    self._blob(entry.sha256).unlink(missing_ok=True)
 
     def _release(self, release: Any) -> Path:
         name, _, number = str(release).partition("/")
         if not manifest.is_name(name) or not _NUMBER.fullmatch(number):
             raise AgentError(errors.BAD_REQUEST, f"not a release: {str(release)[:80]!r}")
         folder = self.releases / name / number
-        if not (folder / "manifest.json").is_file():
+        if not (_is_folder(folder.parent) and _is_folder(folder) and _is_file(folder / "manifest.json")):
             raise AgentError(errors.NOT_FOUND, f"no release {release}")
         return folder
 
@@ -216,8 +441,12 @@ class Store:
 
     def runtime(self) -> Path | None:
         """The folder to put on the runner's path, where a runtime was installed."""
-        link = self.runtimes / "current"
-        return link.resolve() if link.is_dir() else None
+        try:
+            name = os.readlink(self.runtimes / "current")
+        except OSError:
+            return None
+        folder = self.runtimes / name
+        return folder if manifest.is_digest(name) and _is_folder(folder) else None
 
     def install_runtime(self, sha256: str) -> None:
         """
@@ -228,6 +457,8 @@ class Store:
         """
         archive = self.path(sha256)
         target = self.runtimes / sha256
+        if target.is_symlink():
+            target.unlink()
         if not target.is_dir():
             with _archive_errors(sha256), zipfile.ZipFile(archive) as source:
                 members = source.infolist()
@@ -243,7 +474,8 @@ class Store:
                 with _disk_errors(self.root):
                     try:
                         source.extractall(staging)
-                        os.rename(staging, target)
+                        if not target.is_dir():  # else another conversation was faster
+                            os.rename(staging, target)
                     finally:
                         shutil.rmtree(staging, ignore_errors=True)
         with _disk_errors(self.root):
@@ -251,11 +483,23 @@ class Store:
             link.unlink(missing_ok=True)
             os.symlink(sha256, link)
             os.replace(link, self.runtimes / "current")
-        archive.unlink()  # unpacked, it would lie here twice
+        archive.unlink(missing_ok=True)  # unpacked, it would lie here twice
 
     def clean(self) -> None:
-        """Remove everything below the root, and the root."""
-        shutil.rmtree(self.root)
+        """Remove all that deploy put here; the root too, if nothing else lies in it."""
+        for name in OURS:
+            path = self.root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for staging in self.root.glob(".*.*"):
+            if staging.name.split(".")[1] in ("current", "history", "key", "lease"):
+                staging.unlink()
+        try:
+            self.root.rmdir()
+        except OSError:
+            pass  # a mount point, or somebody else's files: not ours to remove
 
 
 def parse_manifest(data: bytes) -> manifest.Manifest:
@@ -280,9 +524,34 @@ def _number(release: Path) -> int:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as source:
+            return source.read()
     except OSError:
         return None
+
+
+def _is_file(path: Path) -> bool:
+    """A file itself, not a link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    """A folder itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_same(fd: int, path: Path) -> bool:
+    """Whether the open file is the one that the path names now."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except OSError:
+        return False
 
 
 def _sha256(path: Path) -> str:

@@ -80,7 +80,7 @@ def build(
     if not manifests.is_name(name):
         raise BuildError(f"bundle name {name!r} is not letters, digits and ._+- (at most 64)", "`--name NAME` sets it")
     tell = note or (lambda text: None)
-    chosen = recipe or ("as-is" if source.endswith(".tflite") else "int8")
+    chosen = recipe or ("as-is" if source.lower().endswith(".tflite") else "int8")
     if chosen not in RECIPES:
         raise BuildError(f"no recipe {chosen!r}; there is {', '.join(RECIPES)}")
     model = _model(source, chosen, data, seed, preprocess, tell)
@@ -123,7 +123,7 @@ def _model(
     preprocess: Mapping[str, float] | None,
     tell: Callable[[str], None],
 ) -> bytes:
-    if source.endswith(".tflite"):
+    if source.lower().endswith(".tflite"):
         if recipe != "as-is":
             raise BuildError(
                 f"{source} is a .tflite already, and is packed as it is: --recipe {recipe} cannot change it"

@@ -102,8 +102,10 @@ def _saved_model(tf: Any, source: str, folder: Path) -> Path:
     else:
         hint = "`deploy build` takes .tflite, .keras, .h5, a SavedModel folder or module:function"
         raise BuildError(f"{source}: no such model", hint)
+    # Several inputs come in one argument, in the list or the dictionary that the model was made of.
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.input
     signature = [
-        tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=tensor.name.split(":")[0]) for tensor in model.inputs
+        tf.nest.map_structure(lambda t: tf.TensorSpec((1, *t.shape[1:]), t.dtype, name=t.name.split(":")[0]), inputs)
     ]
     model.export(folder, format="tf_saved_model", verbose=False, input_signature=signature)
     return folder

@@ -80,7 +80,9 @@ def cli(context: click.Context, boards_file: str | None) -> None:
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     # A service manager's stop is handled as Ctrl-C is: what arrived is kept.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    # And a closed terminal's hang-up.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
     try:
         result: Any = cli.main(args, prog_name="deploy", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -91,7 +93,8 @@ def run(args: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), None, 1)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not turn the message into a traceback
-        return _fail("interrupted", "what had arrived is kept: `deploy runs list`", 1)
+        keeps = {"measure", "evaluate", "attach"}.intersection(sys.argv if args is None else args)
+        return _fail("interrupted", "what had arrived is kept: `deploy runs list`" if keeps else None, 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `deploy runs | head` is no error
         return 1
@@ -102,6 +105,8 @@ def run(args: Sequence[str] | None = None) -> int:
             return _fail(str(error), error.hint, error.exit_code)
         if os.environ.get("DEPLOY_DEBUG"):
             raise
+        if isinstance(error, OSError):  # a full disk under our output, a file that vanished
+            return _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), None, 1)
         return _fail(f"internal: {type(error).__name__}: {error}", "a bug; `DEPLOY_DEBUG=1 deploy ...` shows where", 1)
 
 

@@ -9,17 +9,28 @@ import click
 from deploy.cli import common
 
 
-def _shapes(values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def parse_shapes(values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for value in values:
         name, _, extents = value.rpartition("=")
         try:
-            shapes[name] = tuple(int(extent) for extent in extents.split(","))
+            shape = tuple(int(extent) for extent in extents.split(","))
         except ValueError:
-            name = ""
-        if not name:
+            shape = ()
+        if name and shape and all(0 < extent < 2**31 for extent in shape):
+            shapes[name] = shape
+        else:
             raise click.BadParameter(f"{value!r} is not NAME=1,2,3", param_hint="--shape")
     return shapes
+
+
+def read_labels(path: Path) -> list[str]:
+    from deploy.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file of class names, a line each") from None
 
 
 @click.command(
@@ -74,8 +85,8 @@ def command(
             seed=seed,
             vectors=0 if no_golden else vectors,
             preprocess=parse_preprocess(preprocess) if preprocess else None,
-            labels=labels.read_text().splitlines() if labels else (),
-            shapes=_shapes(shapes),
+            labels=read_labels(labels) if labels else (),
+            shapes=parse_shapes(shapes),
             note=bar.note,
             progress=bar.samples,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -49,13 +50,25 @@ def board_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+class Finite(click.FloatRange):
+    """A number in a range; not NaN and not infinity, which click would take."""
+
+    name = "number"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        number = float(super().convert(value, parameter, context))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number that can be meant.", parameter, context)
+        return number
+
+
 def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def limit_option(function: F) -> F:
     return click.option(
-        "--limit-s", type=click.FloatRange(min=0.1), metavar="S", help="Time limit of one request to the model [120]."
+        "--limit-s", type=Finite(min=0.1), metavar="S", help="Time limit of one request to the model [120]."
     )(function)
 
 
@@ -87,13 +100,13 @@ def store_of(registry: Registry) -> Store:
     return Store(results_dir(registry.state_dir))
 
 
-def read_bundle(path: Path) -> Bundle:
-    """A bundle, or a .tflite packed on the fly (without golden vectors)."""
+def read_bundle(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Bundle:
+    """A bundle, or a .tflite packed on the fly: with `shapes`, without golden vectors."""
     from deploy import bundle
     from deploy.build import build
 
-    if path.suffix == ".tflite":
-        return build(str(path), name=bundle_name(path), vectors=0).bundle
+    if path.suffix.lower() == ".tflite":
+        return build(str(path), name=bundle_name(path), vectors=0, shapes=shapes).bundle
     return bundle.read(path)
 
 
@@ -237,14 +250,14 @@ def show(text: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    click.echo(json.dumps(plain(value), indent=1))
+    click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
 
 
 def show_table(table: Table) -> None:
     from rich.console import Console
 
     # Where the output is no terminal, a table keeps its columns instead of being folded to 80.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
 
 
 def new_table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
@@ -265,7 +278,10 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    # JSON knows neither NaN nor infinity; a missing number is better than a file that nobody can read.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Ticker:

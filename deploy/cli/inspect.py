@@ -22,7 +22,7 @@ def command(path: Path, as_json: bool) -> None:
     from deploy.errors import BundleError
 
     bundle = None
-    if path.suffix == ".tflite":
+    if path.suffix.lower() == ".tflite":
         try:
             data = path.read_bytes()
         except OSError as error:

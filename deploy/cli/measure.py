@@ -22,10 +22,10 @@ from deploy.cli import common
 )
 @common.board_option
 @common.bundle_argument
-@click.option("--duration", default=10.0, show_default=True, type=click.FloatRange(0.01), help="Seconds, in all.")
+@click.option("--duration", default=10.0, show_default=True, type=common.Finite(0.01, 86_400), help="Seconds, in all.")
 @click.option("--restarts", default=3, show_default=True, type=click.IntRange(1, 100), help="Fresh processes.")
-@click.option("--warmup", default=10.0, show_default=True, type=click.FloatRange(0), help="Most seconds to warm up.")
-@click.option("--idle", default=3.0, show_default=True, type=click.FloatRange(0.5), help="Idle seconds, for energy.")
+@click.option("--warmup", default=10.0, show_default=True, type=common.Finite(0, 3600), help="Most seconds to warm up.")
+@click.option("--idle", default=3.0, show_default=True, type=common.Finite(0.5, 3600), help="Idle seconds, for energy.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--signature", help="Measure this signature instead of the first subgraph.")
 @common.limit_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli import common
-from deploy.cli.build import _shapes
+from deploy.cli.build import parse_shapes
 
 if TYPE_CHECKING:
     from deploy.data import Array
@@ -56,14 +56,15 @@ def command(
 ) -> None:
     from deploy import inference
 
-    bundle = common.read_bundle(bundle_path)
+    resized = parse_shapes(shapes)
+    bundle = common.read_bundle(bundle_path, resized)
     with common.on_board(boards_file, board_name, bundle) as on:
         model = inference.load(
             on.session,
             bundle=bundle.digest,
             threads=threads,
             signature=signature,
-            shapes=_shapes(shapes) or None,
+            shapes=resized or None,
             limit_s=limit_s,
             subject=bundle.name,
         )
@@ -102,7 +103,11 @@ def _inputs(model: Loaded, manifest: Manifest, data: str | None, count: int, see
     missing = [info.name for info in model.inputs if info.name not in arrays]
     if missing:
         raise DataError(f"{data} has no {missing[0]!r}: the model's inputs are {[i.name for i in model.inputs]}")
-    return [[arrays[info.name] for info in model.inputs]]
+    whole = [arrays[info.name] for info in model.inputs]
+    if all(array.ndim == len(info.shape) for array, info in zip(whole, model.inputs, strict=True)):
+        return [whole]  # one sample, with its batch extent
+    fed = [datasets.feed(array[:count], info) for array, info in zip(whole, model.inputs, strict=True)]
+    return [list(sample) for sample in zip(*fed, strict=False)]
 
 
 def _line(array: Array, labels: tuple[str, ...]) -> str:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from deploy.errors import StoreError, nearest
 
 SCHEMA = 1
+_RECORD = {"schema", "id", "kind", "created", "status", "board", "bundle", "arrays"}
 _DTYPES = {"<i8": np.dtype("<i8"), "<f8": np.dtype("<f8")}
 
 
@@ -179,13 +180,18 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """The index, newest first: id, created, kind, board, bundle, status, verdict, headline."""
-        if not self.root.is_dir():
+        if not self.root.exists():
             return []
+        if not self.root.is_dir():
+            raise StoreError(f"{self.root}: not a folder", "$DEPLOY_RESULTS names another folder for results")
         with closing(self._open()) as index:
             known = {row[0] for row in index.execute("SELECT id FROM runs")}
             folders = {path.parent.name for path in self.root.glob("*/record.json")}
             for missing in folders - known:
-                self._insert(index, self._load(missing).record)
+                try:
+                    self._insert(index, self._load(missing).record)
+                except StoreError:  # one that cannot be read must not hide the others
+                    index.execute("INSERT OR REPLACE INTO runs (id, status) VALUES (?, 'damaged')", (missing,))
             for gone in known - folders:
                 index.execute("DELETE FROM runs WHERE id = ?", (gone,))
             index.commit()
@@ -212,10 +218,13 @@ class Store:
         return (self._load(row["id"]) for row in self.runs())
 
     def index(self, record: Mapping[str, Any]) -> None:
-        """Put a finished run into the index."""
-        with closing(self._open()) as index:
-            self._insert(index, record)
-            index.commit()
+        """Put a finished run into the index; without one the run is safe, and is indexed when it is looked for."""
+        try:
+            with closing(self._open()) as index:
+                self._insert(index, record)
+                index.commit()
+        except (sqlite3.Error, StoreError):
+            pass
 
     def _load(self, run: str) -> Run:
         path = self.root / run / "record.json"
@@ -223,19 +232,34 @@ class Store:
             record = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: {error}") from None
-        if record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or not _RECORD <= set(record):
+            raise StoreError(f"{path}: not the record of a run")
+        if record["schema"] != SCHEMA:
             raise StoreError(f"{path}: schema {record.get('schema')!r}; this version reads {SCHEMA}")
         return Run(path.parent, record)
 
     def _open(self) -> sqlite3.Connection:
+        path = self.root / "index.sqlite"
         try:
-            index = sqlite3.connect(self.root / "index.sqlite", timeout=10)
+            return self._connect(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreError(f"{path}: {error}") from None
+        path.unlink()  # damaged; it only says again what the folders say
+        return self._connect(path)
+
+    @staticmethod
+    def _connect(path: Path) -> sqlite3.Connection:
+        index = sqlite3.connect(path, timeout=10)
+        try:
             index.execute(
                 "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT, kind TEXT, board TEXT, "
                 "bundle TEXT, digest TEXT, status TEXT, verdict TEXT, headline TEXT)"
             )
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.root / 'index.sqlite'}: {error}") from None
+            index.execute("SELECT COUNT(*) FROM runs")
+        except sqlite3.Error:
+            index.close()
+            raise
         return index
 
     @staticmethod

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deploy.boards import Board, LocalTransport, SerialTransport, SshTransport
-from deploy.errors import TransportError
 from deploy.transport.base import Channel, Transport
 
 __all__ = ["Channel", "Transport", "open_transport"]
 
 
-def open_transport(board: Board, known_hosts: Path) -> Transport:
+def open_transport(board: Board, known_hosts: Path, ask: Callable[[str], str] | None = None) -> Transport:
     """
     Reach the board.
 
     Args:
         known_hosts: file of the pinned host keys (ssh).
+        ask: asks a person for a password (serial); None where nobody can be asked.
 
     Raises:
         TransportError: see the transport.
@@ -31,8 +32,6 @@ def open_transport(board: Board, known_hosts: Path) -> Transport:
 
         return Ssh(board.name, settings, known_hosts)
     assert isinstance(settings, SerialTransport)
-    raise TransportError(
-        f"board {board.name!r} is on a serial line, which this version cannot speak yet",
-        "give it a network and `transport: {kind: ssh, host: ...}`",
-        board=board.name,
-    )
+    from deploy.transport.serial import Serial
+
+    return Serial(board, settings, ask)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+WRITE_TIMEOUT_S = 30.0
+
 
 class Channel(Protocol):
     """Standard input and output of one command on a board."""
@@ -31,7 +33,7 @@ class Channel(Protocol):
         Send all of `data`.
 
         Raises:
-            OSError: the other side is gone.
+            OSError: the other side is gone; TimeoutError among them, it took nothing for `WRITE_TIMEOUT_S`.
         """
         ...
 

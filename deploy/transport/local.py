@@ -7,6 +7,8 @@ import select
 import subprocess
 import threading
 
+from deploy.transport.base import WRITE_TIMEOUT_S
+
 TAIL_BYTES = 4096
 CLOSE_S = 5.0
 
@@ -30,6 +32,10 @@ class LocalChannel:
         self._stdout = self._process.stdout
         self._poll = select.poll()  # select() fails beyond 1024 descriptors
         self._poll.register(self._stdout.fileno(), select.POLLIN)
+        # A child that does not read must not hold us: write what fits, and wait for room with a deadline.
+        os.set_blocking(self._stdin.fileno(), False)
+        self._writable = select.poll()
+        self._writable.register(self._stdin.fileno(), select.POLLOUT)
         self._tail = b""
         self._drain = threading.Thread(target=self._read_stderr, daemon=True)
         self._drain.start()
@@ -46,6 +52,8 @@ class LocalChannel:
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
+            if not self._writable.poll(WRITE_TIMEOUT_S * 1000):
+                raise TimeoutError(f"took nothing for {WRITE_TIMEOUT_S:g} s")
             view = view[self._stdin.write(view) or 0 :]
 
     def ended(self) -> tuple[int | None, str]:

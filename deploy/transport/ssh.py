@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import select
 import shlex
 import socket
 from pathlib import Path
@@ -22,6 +23,7 @@ import paramiko
 
 from deploy.boards import SshTransport
 from deploy.errors import BoardUnreachable, HostKeyChanged, TransportError
+from deploy.transport.base import WRITE_TIMEOUT_S
 
 TAIL_BYTES = 4096
 CLOSE_S = 5.0
@@ -35,16 +37,17 @@ class SshChannel:
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
         self._tail = b""
+        # Once, and for writing only: the time-out belongs to the channel, and another thread may write while one reads.
+        self._channel.settimeout(WRITE_TIMEOUT_S)
+        self._readable = select.poll()
+        self._readable.register(channel.fileno(), select.POLLIN)
 
     def read(self, timeout_s: float) -> bytes | None:
-        self._channel.settimeout(timeout_s)
-        try:
-            return self._channel.recv(1 << 20)
-        except TimeoutError:
+        if not self._readable.poll(max(0.0, timeout_s) * 1000):
             return None
+        return self._channel.recv(1 << 20)
 
     def write(self, data: bytes) -> None:
-        self._channel.settimeout(None)
         self._channel.sendall(data)
 
     def ended(self) -> tuple[int | None, str]:

@@ -13,6 +13,9 @@ BAD_REQUEST = "bad-request"
 UNKNOWN_OP = "unknown-op"
 BUSY = "busy"
 NOT_FOUND = "not-found"
+UNTRUSTED = "untrusted"  # not signed by the key that is pinned here
+KEY_CHANGED = "key-changed"  # facts: pinned, given
+STALE_TOKEN = "stale-token"  # facts: token, seen, owner
 # The board cannot.
 DISK_FULL = "disk-full"
 IO_ERROR = "io-error"

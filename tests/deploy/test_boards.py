@@ -93,6 +93,9 @@ def test_the_boards_that_the_shipped_file_shows_in_comments_are_valid() -> None:
          "boards.pi.cpu.cores: input should be a valid integer, unable to parse string as an integer (got 'four')"),
         ("kind: jetson\ntransport: {kind: local}\ntags: lab",
          "boards.yaml:6: boards.pi.tags: input should be a valid tuple (got 'lab')"),
+        # the only folder that `clean` removes: never one that depends on where the agent was started
+        ("kind: jetson\ntransport: {kind: local}\nroot: deploy",
+         "boards.yaml:6: boards.pi.root: string should match pattern '^(~/|/).*[^/]$' (got 'deploy')"),
         ("3", "boards.yaml:3: boards.pi: input should be a valid dictionary or instance of Board (got 3)"),
     ],
 )  # fmt: skip
@@ -130,7 +133,7 @@ def test_every_problem_of_a_file_is_said_at_once() -> None:
     assert [
         "boards.yaml:4: boards.pi.kind is 'jetsn'; did you mean 'jetson'?",
         "boards.yaml:5: boards.pi.transport needs the key 'host'",
-        "boards.yaml:6: boards.pi.memory_limit_mib: input should be greater than or equal to 16 (got 2)",
+        "boards.yaml:6: boards.pi.memory_limit_mib: input should be greater than or equal to 128 (got 2)",
         "boards.yaml:7: boards.nano needs the key 'transport'",
     ] == refusal(text).splitlines()
 
@@ -200,9 +203,7 @@ def test_the_file_is_the_one_named_then_the_environments_then_this_folders_then_
     assert [None, users, FILE, Path("of-the-environment.yaml"), Path("named.yaml")] == found
 
 
-def test_the_users_own_file_is_looked_for_where_xdg_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_own_file_is_looked_for_where_xdg_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     (tmp_path / "xdg" / "deploy").mkdir(parents=True)
@@ -278,7 +279,8 @@ def test_adding_a_board_makes_the_file_and_its_folder(tmp_path: Path) -> None:
 
     boards.add(path, "nano", ENTRY)
 
-    assert "schema: 1\nboards:\n" + ADDED == path.read_text()
+    assert boards.NEW_FILE + ADDED == path.read_text()
+    assert [boards.LOCAL.name, "nano"] == [board.name for board in load(str(path))]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def test_a_split_is_found_by_the_names_in_use(here: Path, split: str, names: tup
         ({"x": np.zeros((3, 2)), "y": np.zeros((3, 10), np.int32)}, "test", True,
          "data.npz: labels 'y' are int32 [3, 10], not class indices"),
     ],
-    ids=["names", "split", "nothing", "lengths", "scalar label", "no samples", "scalar", "no labels", "real", "one-hot"],
+    ids=["names", "split", "nothing", "lengths", "scalar label", "no samples", "scalar", "no labels", "real",
+         "one-hot"],
 )  # fmt: skip
 def test_a_data_set_that_does_not_fit_says_what_was_found(
     here: Path, arrays: dict[str, Any], split: str, labels: bool, expected: str

@@ -17,7 +17,7 @@ Power = Callable[[np.ndarray[Any, Any]], Any]  # seconds -> mW
 
 
 def sampled(power_mw: Power, seconds: float = 10.0, rate_hz: float = 100.0, jitter: bool = True) -> RailSamples:
-    """What a meter would say that is read as `devices.meters.sampler` does: pauses of half to one and a half periods."""
+    """A meter that is read as `devices.meters.sampler` does: with pauses of half to one and a half periods."""
     rng = np.random.default_rng(3)
     pauses = rng.uniform(0.5, 1.5, int(seconds * rate_hz * 2)) if jitter else np.ones(int(seconds * rate_hz) + 2)
     t = np.cumsum(pauses) / rate_hz
@@ -118,18 +118,21 @@ def test_a_load_that_switches_every_50_ms_is_seen_by_jittered_sampling() -> None
 def test_energy_is_the_mean_over_the_windows_and_per_invocation() -> None:
     found = reading(sampled(lambda t: 2000.0), [window(1, 3, 100), window(4, 5, 50), window(6, 8, 100)])
 
-    assert EnergyReading(
-        rail="VDD_IN",
-        source="measured:ina3221@VDD_IN",
-        scope="module",
-        gross_uj=pytest.approx(40_000),
-        net_uj=None,
-        gross_u_uj=pytest.approx(0, abs=1e-6),
-        net_u_uj=None,
-        idle_mw=None,
-        active_mw=pytest.approx(2000),
-        windows=3,
-    ) == found
+    assert (
+        EnergyReading(
+            rail="VDD_IN",
+            source="measured:ina3221@VDD_IN",
+            scope="module",
+            gross_uj=pytest.approx(40_000),
+            net_uj=None,
+            gross_u_uj=pytest.approx(0, abs=1e-6),
+            net_u_uj=None,
+            idle_mw=None,
+            active_mw=pytest.approx(2000),
+            windows=3,
+        )
+        == found
+    )
 
 
 def test_net_is_what_the_board_draws_more_than_when_idle() -> None:

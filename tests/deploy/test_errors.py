@@ -31,7 +31,7 @@ def test_an_exception_carries_its_facts_as_attributes() -> None:
 
 def test_a_fact_that_is_not_there_is_an_attribute_error() -> None:
     """``hasattr`` must work, also while the exception is copied or pickled and has no facts yet."""
-    with pytest.raises(AttributeError, match="^signal$"):
+    with pytest.raises(AttributeError, match=r"^signal$"):
         _ = DeployError("text").signal
 
     assert not hasattr(DeployError.__new__(DeployError), "signal")
@@ -60,13 +60,12 @@ def test_what_cannot_be_meant_ends_with_2_and_everything_else_with_1() -> None:
         (codes.BAD_INPUT, errors.BadInput, "`deploy inspect MODEL` shows what it takes"),
         (codes.NOT_FOUND, errors.NotOnBoard, None),
         (codes.NO_RUNTIME, errors.RuntimeMissing, "`deploy push --board pi BUNDLE` brings numpy and LiteRT along"),
-        (codes.BUSY, BoardError, None),
+        (codes.BUSY, errors.Busy, "`deploy attach --board pi` waits for a measurement that lost its host"),
+        (codes.INTERNAL, BoardError, None),
         ("a-code-of-the-future", BoardError, None),
     ],
 )
-def test_an_agents_code_chooses_the_exception_and_its_hint(
-    code: str, kind: type[BoardError], hint: str | None
-) -> None:
+def test_an_agents_code_chooses_the_exception_and_its_hint(code: str, kind: type[BoardError], hint: str | None) -> None:
     error = from_agent("pi", {"code": code, "message": "why", "facts": {"signal": "SIGSEGV"}}, "net.bundle")
 
     assert kind is type(error)

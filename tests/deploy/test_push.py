@@ -126,6 +126,30 @@ def test_a_model_without_golden_vectors_is_at_least_loaded_and_invoked(session: 
     assert "sum/1" == current(session)
 
 
+def test_a_blob_that_was_cut_short_on_the_board_is_brought_again(
+    session: Session, digits: Bundle, local: Board
+) -> None:
+    push(session, digits)
+    model = digits.manifest.files["model.tflite"]
+    (Path(local.root) / "store" / model.sha256).write_bytes(b"TFL3")
+
+    again = push(session, digits)
+
+    assert model.bytes == again.sent_bytes
+    assert again.verification is not None
+    assert again.verification.exact
+
+
+def test_a_whole_partial_file_is_finished_without_sending_it_again(
+    session: Session, digits: Bundle, local: Board
+) -> None:
+    """Power went between the last byte and the rename."""
+    model = digits.manifest.files["model.tflite"]
+    (Path(local.root) / "store" / f"{model.sha256}.part").write_bytes(digits.model)
+
+    assert digits.manifest.files[GOLDEN_FILE].bytes == push(session, digits).sent_bytes
+
+
 def test_a_full_disk_is_said_with_what_is_free_and_needed_and_the_rest_goes_on_later(
     open_session: Open, local: Board, tmp_path: Path
 ) -> None:

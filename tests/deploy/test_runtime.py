@@ -139,9 +139,7 @@ def test_a_machine_that_nobody_publishes_wheels_for_is_said_at_once(private_home
     with pytest.raises(RuntimeMissing) as caught:
         pack_for(board("riscv64", "3.11.2", "glibc 2.36"), "visionfive")
 
-    expected = (
-        "no runtime for board 'visionfive' (riscv64, Python 3.11.2, glibc 2.36): nobody publishes wheels for it"
-    )
+    expected = "no runtime for board 'visionfive' (riscv64, Python 3.11.2, glibc 2.36): nobody publishes wheels for it"
     assert (expected, "visionfive") == (str(caught.value), caught.value.board)
     assert not list(private_home.rglob("*.zip"))
 

@@ -164,6 +164,69 @@ def test_an_upload_goes_on_where_the_last_one_ended(session: Session, open_sessi
     assert (Path(local.root) / "store" / sha256).read_bytes() == data
 
 
+def test_a_board_that_takes_nothing_is_given_up_instead_of_waited_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.transport.local.WRITE_TIMEOUT_S", 0.5)  # the constant, not the code
+    agent = psutil.Process(session.hello["pid"])
+    agent.suspend()
+    try:
+        with pytest.raises(BoardSilent) as caught:
+            session.request("store.put", bytes(4 << 20), sha256="0" * 64, bytes=4 << 20, offset=0)
+    finally:
+        agent.resume()
+
+    assert "board 'local' took nothing for 0.5 s" == str(caught.value)
+
+
+def test_a_board_whose_heart_beats_and_who_never_answers_is_given_up(
+    board_with: Callable[[str], Board], open_session: Open
+) -> None:
+    """A real peer that speaks the frames: a hello, then nothing but heartbeats."""
+    speak = (
+        "from devices.protocol.framing import *; import os, time\n"
+        "e = Encoder(); say = lambda *m: os.write(1, e.encode(Message(*m)))\n"
+        "say(Kind.HELLO, {'protocol': 1, 'identity': {'machine': 'm', 'python': '3.9.0'}})\n"
+        "while True: say(Kind.HEARTBEAT); time.sleep(0.05)"
+    )
+    root = Path(__file__).resolve().parent.parent.parent
+    session = open_session(board_with(f'PYTHONPATH={root} exec {sys.executable} -c "{speak}"'))
+
+    with pytest.raises(BoardSilent) as caught:
+        session.request("ping", within_s=0.4)
+
+    assert "board 'local' is alive and does not answer (last: nothing)" == str(caught.value)
+
+
+def test_what_a_board_says_cannot_forge_lines_or_move_the_cursor(
+    board_with: Callable[[str], Board], open_session: Open
+) -> None:
+    with pytest.raises(TransportError) as caught:
+        open_session(board_with("printf 'bad\\033]0;pwned\\007 end\\n' >&2; exit 3"))
+
+    assert str(caught.value).endswith("it said: bad ]0;pwned  end")
+
+
+def test_an_agent_that_lies_damaged_on_the_board_is_brought_again(open_session: Open, local: Board) -> None:
+    # Not the environment's Python: an editable install would lend the module that is missing.
+    local = local.model_copy(update={"python": sys._base_executable})  # type: ignore[attr-defined]
+    first = open_session(local)
+    first.close()
+    damaged = Path(local.root) / "agent" / first.hello["agent"] / "devices" / "agent.py"
+    damaged.unlink()
+
+    assert open_session(local).ping() > 0
+    assert damaged.is_file()
+
+
+def test_a_root_that_holds_other_things_keeps_them_when_it_is_cleaned(session: Session, local: Board) -> None:
+    (Path(local.root) / "photos").mkdir()
+
+    session.request("clean")
+
+    assert ["photos"] == [path.name for path in Path(local.root).iterdir()]
+
+
 def test_connecting_twice_at_once_is_possible(open_session: Open, local: Board, private_home: Path) -> None:
     with connect(local, private_home / "known_hosts") as one, connect(local, private_home / "known_hosts") as two:
         assert one.ping() > 0

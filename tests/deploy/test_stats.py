@@ -32,7 +32,7 @@ def autocorrelated(rng: np.random.Generator, restarts: int, n: int, rho: float =
     return list(np.rint(TRUE_MEDIAN * np.exp(0.1 * x.T)).astype(np.int64))
 
 
-def coverage(draw: Callable[[np.random.Generator], Restarts], runs: int = 120) -> float:
+def coverage(draw: Callable[[np.random.Generator], Restarts], runs: int = 100) -> float:
     """How often the 95 % interval holds the true median; what `runs` leave open is 2 to 4 % (one standard error)."""
     rng = np.random.default_rng(1)
     hits = 0
@@ -47,13 +47,13 @@ def coverage(draw: Callable[[np.random.Generator], Restarts], runs: int = 120) -
 
 
 def test_the_interval_covers_the_median_of_independent_latencies() -> None:
-    """Measured: 98 % at 3 x 60, 3 x 100 and 3 x 300; it is a little wide for restarts that do not differ at all."""
-    assert coverage(lambda rng: lognormal(rng, 3, 60)) >= 0.94
+    """Measured: 97 to 99 % at 3 x 10, 3 x 60, 3 x 100 and 3 x 300; it is a little wide for restarts that do not differ at all."""
+    assert coverage(lambda rng: lognormal(rng, 3, 40)) >= 0.93
 
 
 def test_the_interval_covers_the_median_of_latencies_that_resemble_their_neighbours() -> None:
-    """Measured: 92 % at 3 x 100, 94 % at 3 x 300.  Resampling single values would cover some 50 %."""
-    assert 0.85 <= coverage(lambda rng: autocorrelated(rng, 3, 100))
+    """Measured: 90 % at 3 x 60, 92 % at 3 x 100, 94 % at 3 x 300.  Resampling single values would cover some 50 %."""
+    assert coverage(lambda rng: autocorrelated(rng, 3, 60)) >= 0.82
 
 
 def test_one_restart_of_resembling_latencies_covers_far_less_than_95_percent() -> None:

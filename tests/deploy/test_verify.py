@@ -85,7 +85,10 @@ def test_minus_zero_is_not_bit_equal_and_passes() -> None:
 
 def test_one_bad_output_among_good_ones_fails_all() -> None:
     found = verdict(
-        compared(int8(1), int8(1)), compared(int8(1), int8(2)), compared(float32(1), float32(2)), compared(int8(1), int8(1))
+        compared(int8(1), int8(1)),
+        compared(int8(1), int8(2)),
+        compared(float32(1), float32(2)),
+        compared(int8(1), int8(1)),
     )
 
     assert (False, 2, 1, 1.0) == (found.passed, found.differing, found.largest_steps, found.largest_relative)

@@ -559,6 +559,7 @@ def test_what_the_agent_writes_is_its_users_alone(tmp_path):
         "board/releases/add": 0o700,
         "board/releases/add/1": 0o700,
         "board/releases/add/1/manifest.json": 0o600,
+        "board/releases/add/1/unproven": 0o600,
         "board/runtime": 0o700,
         "board/store": 0o700,
         f"board/store/{SHA256}": 0o600,

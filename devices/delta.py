@@ -1,0 +1,121 @@
+"""
+Apply a delta: base and delta in, target out.  `devices.protocol.delta` describes the format.
+
+Works from file to file in chunks, so that memory does not grow with the model.  Believes nothing: whatever the delta
+says is checked against the files, and the target against its SHA-256.
+
+``python3 -m devices.delta BASE DELTA TARGET`` is what the agent starts, as a process of its own: it takes seconds on a
+small board, and the agent has heartbeats to send.  It ends when its input is closed, and so does not outlive the agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from devices.protocol import delta
+from devices.protocol.delta import CHUNK, COPY, Header, Op, Stream
+from devices.protocol.rangecoder import Contexts, decoder
+
+BAD_DELTA = 3  # exit codes
+DISK = 4
+
+
+def read_header(path: Path) -> Header:
+    """
+    Raises:
+        ValueError: no delta, or of another version.
+    """
+    with path.open("rb") as source:
+        return delta.parse_header(source.read(delta.HEADER_BYTES))
+
+
+def apply(base: Path, patch: Path, target: Path) -> None:
+    """
+    Write `target`.  It must be removed when this fails.
+
+    Raises:
+        ValueError: the delta makes no sense, is not for this base, or what came out is not what it announces.
+        OSError
+    """
+    with base.open("rb") as old, patch.open("rb") as source, open(target, "wb", opener=_private) as out:
+        header = delta.parse_header(source.read(delta.HEADER_BYTES))
+        if os.fstat(old.fileno()).st_size != header.base_bytes or not _digest(old).startswith(header.base):
+            raise ValueError("it is for another base")
+        made = hashlib.sha256()
+        for chunk in _replay(header, old, _bytes_of(source)):
+            made.update(chunk)
+            out.write(chunk)
+        if made.digest() != header.target:
+            raise ValueError("what it makes is not what it announces")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _replay(header: Header, base: IO[bytes], source: Iterator[int]) -> Iterator[bytes]:
+    contexts = Contexts()
+    stream = Stream(decoder(contexts, source), contexts, header)
+    left = header.target_bytes
+    unknown = Op(COPY, 1, 0)
+    while left:
+        op = stream.op(unknown)
+        if op.base is not None:
+            base.seek(op.base)
+        code = None if op.kind == COPY else stream.content(op)
+        for start in range(0, op.length, CHUNK):
+            size = min(CHUNK, op.length - start)
+            old = bytes(size) if op.base is None else base.read(size)
+            if code:
+                made = bytearray(size)
+                code(old, made)
+                old = bytes(made)
+            yield old
+        left -= op.length
+    for _ in source:
+        raise ValueError("bytes after its end")
+
+
+def _bytes_of(source: IO[bytes]) -> Iterator[int]:
+    for chunk in iter(lambda: source.read(CHUNK), b""):
+        yield from chunk
+
+
+def _digest(source: IO[bytes]) -> bytes:
+    sha = hashlib.sha256()
+    source.seek(0)
+    for chunk in iter(lambda: source.read(CHUNK), b""):
+        sha.update(chunk)
+    return sha.digest()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _end_with_the_agent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def main(arguments: list[str]) -> int:
+    threading.Thread(target=_end_with_the_agent, daemon=True).start()
+    base, patch, target = map(Path, arguments)
+    try:
+        apply(base, patch, target)
+    except ValueError as error:
+        os.write(1, str(error).encode())
+        return BAD_DELTA
+    except OSError as error:
+        os.write(1, str(error.errno or 0).encode())
+        return DISK
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,438 @@
+"""
+The delta of two files: a header, then operations in one range-coded stream.
+
+Header: magic, the first 8 bytes of the base's SHA-256 (tells a wrong base apart early), the SHA-256 of the target
+(what counts), both sizes.  Then operations until the target is whole.  Each makes the next `length` bytes of it:
+
+    COPY      the same bytes, of the base
+    INT8      byte tensors: the difference to the base byte by byte, and whether an element became zero
+    WIDE      elements of 2, 4 or 8 bytes, little endian: the difference of the numbers
+    RAW       any bytes: hits and misses against the base, or literal
+
+An operation may have no base (it is then predicted from nothing), and INT8 may scale its base by a gain per run of
+bytes: a retrained layer has new scales per channel, and all its weights move in proportion.  Nothing here knows what a
+model is; the host's encoder does, and chooses ranges and kinds.
+
+The models below are written once, for both directions: see `rangecoder`.  History of `VERSION`:
+
+    1   first
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Callable, NamedTuple
+
+from devices.protocol.rangecoder import Bit, Contexts
+
+VERSION = 1
+MAX_SIZE = (1 << 32) - 1
+MAX_RUNS = 1 << 16
+CHUNK = 1 << 12  # a multiple of every width and of BLOCK
+BLOCK = 64
+
+COPY, INT8, WIDE, RAW = range(4)
+WIDTHS = (1, 2, 4, 8)
+GAIN_BITS = 12
+ONE = 1 << GAIN_BITS
+
+_HEADER = struct.Struct("<3sB8s32sII")
+_MAGIC = b"\xdeDT"
+HEADER_BYTES = _HEADER.size
+
+
+class Header(NamedTuple):
+    base: bytes  # first 8 bytes of its SHA-256
+    target: bytes  # SHA-256
+    base_bytes: int
+    target_bytes: int
+
+    def to_bytes(self) -> bytes:
+        return _HEADER.pack(_MAGIC, VERSION, *self)
+
+
+def parse_header(data: bytes) -> Header:
+    """
+    Raises:
+        ValueError: no delta, or of another version.
+    """
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+        raise ValueError("not a delta")
+    _, version, base, target, base_bytes, target_bytes = _HEADER.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"delta format {version}; this is {VERSION}")
+    return Header(base, target, base_bytes, target_bytes)
+
+
+class Op(NamedTuple):
+    """
+    Attributes:
+        kind: COPY, INT8, WIDE or RAW.
+        length: bytes of the target it makes, >= 1.
+        base: where its base begins; None without one.
+        width: bytes of an element.
+        by_value: INT8: predict a change from the value of the base, not from the changes before it (pruned layers).
+        skip: first tell of every BLOCK bytes whether any differs.
+        zero: INT8: the byte that stands for zero.
+        float_bits: WIDE: bits below the exponent; 0 for integers.
+        run, gains: INT8: `gains[i]` / ONE scales the i-th run of `run` bytes of the base.
+    """
+
+    kind: int
+    length: int
+    base: int | None
+    width: int = 1
+    by_value: bool = False
+    skip: bool = False
+    zero: int = 0
+    float_bits: int = 0
+    run: int = 0
+    gains: tuple[int, ...] = ()
+
+
+Content = Callable[[bytes, bytearray], None]
+
+
+class Stream:
+    """
+    One stream of operations; all models adapt through the whole of it.
+
+    Args:
+        bit: of the encoder or the decoder.
+        header: bounds what operations may say.
+    """
+
+    def __init__(self, bit: Bit, contexts: Contexts, header: Header) -> None:
+        self._bit = bit
+        self._contexts = contexts
+        self._header = header
+        self._left = header.target_bytes
+        self._expected = 0  # where the base of the next operation most likely begins
+        self._numbers: dict[str, int] = {}
+        self._kind = 0
+        self._kinds = contexts.take(4 * 4)
+        self._bytes = contexts.take(256)
+        self._models: dict[tuple[int, ...], Content] = {}
+
+    def op(self, op: Op) -> Op:
+        """
+        Code an operation, without its content.
+
+        Raises:
+            ValueError: (decoding) it does not fit.
+        """
+        kinds = self._kinds + 4 * self._kind
+        kind = self._bit(kinds + 1, op.kind >> 1)
+        kind = kind << 1 | self._bit(kinds + 2 + kind, op.kind & 1)
+        self._kind = kind
+        length = 1 + self._number("length", op.length - 1)
+        if length > self._left:
+            raise ValueError(f"{length} bytes where {self._left} are left")
+        base: int | None = None
+        if kind == COPY or self._flag("based", op.base is not None):
+            base = self._expected + self._signed("moved", (op.base or 0) - self._expected)
+            if not 0 <= base <= self._header.base_bytes - length:
+                raise ValueError(f"{length} bytes at {base} of a base of {self._header.base_bytes}")
+        width, by_value, skip, zero, float_bits, run, gains = 1, False, False, 0, 0, 0, op.gains
+        if kind == INT8:
+            by_value = self._flag("by value", op.by_value)
+            zero = self._byte(op.zero) if self._flag("zero", op.zero != 0) else 0
+            if base is not None and self._flag("gains", bool(gains)):
+                run = 1 + self._number("run", op.run - 1)
+                gains = self._gains(-(-length // run), gains)
+        elif kind != COPY:
+            power = self._flag("width 4 or 8", op.width >= 4) << 1
+            power |= self._flag("width 2 or 8" if power == 0 else "width 8", op.width in (2, 8))
+            width = WIDTHS[power]
+            if kind == WIDE:
+                if width == 1 or length % width:
+                    raise ValueError(f"{length} bytes in elements of {width}")
+                if self._flag("float", op.float_bits != 0):
+                    float_bits = {2: 10, 4: 23, 8: 52}[width]
+        if kind != COPY and base is not None:
+            skip = self._flag("skip", op.skip)
+        self._left -= length
+        self._expected = (self._expected if base is None else base) + length
+        return Op(kind, length, base, width, by_value, skip, zero, float_bits, run, gains if run else ())
+
+    def content(self, op: Op) -> Content:
+        """
+        ``code(base, out)``: codes `out` against as many bytes of the base, in place (the decoder fills it).
+
+        Called with chunk after chunk, each of CHUNK bytes but the last.
+        """
+        if op.kind == INT8:
+            code = self._model(_int8, INT8, op.by_value, op.skip, op.base is not None)
+            return _translated(code, op)
+        if op.kind == WIDE:
+            return self._model(_wide, WIDE, op.width, op.float_bits, op.skip)
+        return self._model(_raw, RAW, op.width, op.base is not None, op.skip)
+
+    def _model(self, make: Callable[..., Content], *key: int) -> Content:
+        if key not in self._models:
+            self._models[key] = make(self._bit, self._contexts, *key[1:])
+        return self._models[key]
+
+    # Numbers
+
+    def _flag(self, name: str, value: bool) -> bool:
+        return bool(self._bit(self._named(name, 1), value))
+
+    def _byte(self, value: int) -> int:
+        node = 1
+        for at in range(7, -1, -1):
+            node = node << 1 | self._bit(self._bytes + node, value >> at & 1)
+        return node & 255
+
+    def _number(self, name: str, value: int) -> int:
+        """A number in [0, 2**33)."""
+        first = self._named(name, 2 * 34)
+        value += 1
+        bits = 0
+        while self._bit(first + bits, value >> (bits + 1) != 0):
+            bits += 1
+            if bits == 34:
+                raise ValueError("a number of more than 34 bits")
+        number = 1
+        for at in range(bits - 1, -1, -1):
+            number = number << 1 | self._bit(first + 34 + at, value >> at & 1)
+        return number - 1
+
+    def _signed(self, name: str, value: int) -> int:
+        number = self._number(name, abs(value))
+        return -number if number and self._flag(name + " sign", value < 0) else number
+
+    def _gains(self, count: int, gains: tuple[int, ...]) -> tuple[int, ...]:
+        if count > MAX_RUNS:
+            raise ValueError(f"{count} gains")
+        result, before = [], ONE
+        for at in range(count):
+            before += self._signed("gain", gains[at] - before if gains else 0)
+            result.append(before)
+        return tuple(result)
+
+    def _named(self, name: str, count: int) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = self._contexts.take(count)
+        return self._numbers[name]
+
+
+def _translated(code: Content, op: Op) -> Content:
+    """INT8 sees a base that is scaled, and values whose zero is 0."""
+    if not op.zero and not op.gains:
+        return code
+    forth = bytes((byte - op.zero) & 255 for byte in range(256))
+    back = bytes((byte + op.zero) & 255 for byte in range(256))
+    tables: dict[int, bytes] = {}
+    at = 0
+
+    def translated(base: bytes, out: bytearray) -> None:
+        nonlocal at
+        if op.gains:
+            base = scaled(base, op, at, tables)
+        if op.base is not None:
+            base = base.translate(forth)
+        inner = out.translate(forth)
+        code(base, inner)
+        out[:] = inner.translate(back)
+        at += len(out)
+
+    return translated
+
+
+def scaled(base: bytes, op: Op, at: int = 0, tables: dict[int, bytes] | None = None) -> bytes:
+    """`base`, which begins at byte `at` of the operation, times the operation's gains."""
+    parts = []
+    known: dict[int, bytes] = {} if tables is None else tables
+    start = 0
+    while start < len(base):
+        gain = op.gains[(at + start) // op.run]
+        end = min(len(base), start + op.run - (at + start) % op.run)
+        table = known.get(gain)
+        if table is None:
+            if len(known) > 256:
+                known.clear()
+            table = known[gain] = _gain_table(gain, op.zero)
+        parts.append(base[start:end].translate(table))
+        start = end
+    return b"".join(parts)
+
+
+def _gain_table(gain: int, zero: int) -> bytes:
+    """Bytes are signed when their zero is 0, else unsigned; either way scaled around zero and kept in range."""
+    table = bytearray(256)
+    low, high = (-zero, 255 - zero) if zero else (-128, 127)
+    for value in range(low, high + 1):
+        moved = min(max(value * gain + (ONE >> 1) >> GAIN_BITS, low), high)
+        table[(value + zero) & 255] = (moved + zero) & 255
+    return bytes(table)
+
+
+# Models
+
+_LENGTH = [min(abs(value if value < 128 else value - 256).bit_length(), 8) for value in range(256)]
+_ACTIVITIES = 17
+
+
+def _int8(bit: Bit, contexts: Contexts, by_value: bool, skip: bool, based: bool) -> Content:
+    """
+    Differences of signed bytes.
+
+    What predicts a change is how much changed lately (a mean of some 16 differences, by octaves) and how large the
+    base is; in a layer pruned by magnitude, the base alone.  Then: is it zero now; the sign; the magnitude, as its
+    number of bits and those bits.
+    """
+    changes = contexts.take(max(_ACTIVITIES * 9, 256))
+    zeros = contexts.take(256)
+    signs = contexts.take(2 * 9)
+    lengths = contexts.take(_ACTIVITIES * 9)
+    mantissas = contexts.take(9 * 16)
+    blocks = contexts.take(2)
+    activity = 0
+    block = 0
+
+    def code(base: bytes, out: bytearray) -> None:
+        nonlocal activity, block
+        mean = activity
+        at, size = 0, len(out)
+        while at < size:
+            end = min(at + BLOCK, size) if skip else size
+            if skip:
+                block = bit(blocks + block, base[at:end] != out[at:end])
+                if not block:
+                    out[at:end] = base[at:end]
+                    at = end
+                    mean = mean * 5 >> 3
+                    continue
+            while at < end:
+                old = base[at]
+                new = out[at]
+                octave = mean.bit_length()
+                context = changes + (old if by_value else octave * 9 + _LENGTH[old])
+                if not bit(context, new != old):
+                    out[at] = old
+                    mean -= mean >> 4
+                    at += 1
+                    continue
+                if based and old and bit(zeros + (old if by_value else _LENGTH[old]), new == 0):
+                    out[at] = 0
+                    magnitude = 256 - old if old > 127 else old
+                else:
+                    difference = (new ^ 128) - (old ^ 128)
+                    side = bit(signs + _LENGTH[old] * 2 + (old > 127), difference < 0)
+                    magnitude = -difference if difference < 0 else difference
+                    context = lengths + octave * 9
+                    bits = 0
+                    while bits < 7 and bit(context + bits, magnitude >> (bits + 1) != 0):
+                        bits += 1
+                    number = 1
+                    for place in range(bits - 1, -1, -1):
+                        context = number if number < 8 else 8 + place
+                        number = number << 1 | bit(mantissas + bits * 16 + context, magnitude >> place & 1)
+                    magnitude = number
+                    out[at] = old - number & 255 if side else old + number & 255
+                mean += magnitude * 256 - mean >> 4
+                at += 1
+        activity = mean
+
+    return code
+
+
+def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool) -> Content:
+    """
+    Differences of little-endian numbers.
+
+    A float's bits are taken as a number; how far they moved goes with the exponent, so the length of the difference
+    is told relative to it.
+    """
+    size_bits = 8 * width
+    modulus = 1 << size_bits
+    half = modulus >> 1
+    changes = contexts.take(8)
+    signs = contexts.take(2)
+    lengths = contexts.take(128)
+    mantissas = contexts.take(72 * 8)
+    rest = contexts.take(72 * 64)
+    blocks = contexts.take(2)
+    history = 0
+    side = 0
+    block = 0
+
+    def code(base: bytes, out: bytearray) -> None:
+        nonlocal history, side, block
+        at, size = 0, len(out)
+        while at < size:
+            if skip and at % BLOCK == 0:
+                end = min(at + BLOCK, size)
+                block = bit(blocks + block, base[at:end] != out[at:end])
+                if not block:
+                    out[at:end] = base[at:end]
+                    at = end
+                    history = 0
+                    continue
+            old = int.from_bytes(base[at : at + width], "little")
+            new = int.from_bytes(out[at : at + width], "little")
+            changed = bit(changes + history, new != old)
+            history = (history << 1 | changed) & 7
+            if changed:
+                difference = new - old & modulus - 1
+                magnitude = modulus - difference if difference >= half else difference
+                side = bit(signs + side, difference >= half)
+                exponent = old >> float_bits & 63 if float_bits else 0
+                symbol = magnitude.bit_length() + exponent & 127
+                node = 1
+                for place in range(6, -1, -1):
+                    node = node << 1 | bit(lengths + node, symbol >> place & 1)
+                bits = node - exponent & 127
+                if not 1 <= bits <= size_bits:
+                    raise ValueError(f"a difference of {bits} bits between elements of {size_bits}")
+                number = 1
+                for place in range(bits - 2, -1, -1):
+                    context = mantissas + bits * 8 + number if number < 8 else rest + bits * 64 + place
+                    number = number << 1 | bit(context, magnitude >> place & 1)
+                old = (old - number if side else old + number) & modulus - 1
+            out[at : at + width] = old.to_bytes(width, "little")
+            at += width
+
+    return code
+
+
+def _raw(bit: Bit, contexts: Contexts, width: int, based: bool, skip: bool) -> Content:
+    """Bytes: the same as in the base, or literal, predicted from their place in an element and the byte before."""
+    hits = contexts.take(width * 16)
+    literals = contexts.take(width * 8 * 256)
+    blocks = contexts.take(2)
+    hit = 0
+    block = 0
+    recent = bytes(width)  # the element before
+
+    def code(base: bytes, out: bytearray) -> None:
+        nonlocal hit, block, recent
+        at, size = 0, len(out)
+        while at < size:
+            if skip and at % BLOCK == 0:
+                end = min(at + BLOCK, size)
+                block = bit(blocks + block, base[at:end] != out[at:end])
+                if not block:
+                    out[at:end] = base[at:end]
+                    at = end
+                    continue
+            place = at % width
+            new = out[at]
+            if based:
+                if not bit(hits + place * 16 + hit, new != base[at]):
+                    out[at] = base[at]
+                    hit = min(hit + 1, 15)
+                    at += 1
+                    continue
+                hit = 0
+            before = out[at - width] if at >= width else recent[at - width]
+            tree = literals + (place * 8 + (before >> 5)) * 256
+            node = 1
+            for shift in range(7, -1, -1):
+                node = node << 1 | bit(tree + node, new >> shift & 1)
+            out[at] = node & 255
+            at += 1
+        recent = (recent + bytes(out[-width:]))[-width:]
+
+    return code

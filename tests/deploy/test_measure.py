@@ -1,0 +1,342 @@
+"""Measuring: every nanosecond that is summarized is stored, and energy is what a known meter counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.boards import Board, Rail
+from deploy.build import build
+from deploy.bundle import Bundle
+from deploy.errors import NotOnBoard
+from deploy.measure import Measured, Plan, _verdict, measure
+from deploy.push import push
+from deploy.results.energy import EnergyReading
+from deploy.results.stats import LatencySummary, summarize
+from deploy.results.store import Run, Store
+from deploy.session import Session
+from tests.models import elementwise
+
+Open = Callable[..., Session]
+INPUTS = [np.ones((1, 4), np.float32)] * 2
+SHORT = Plan(duration_s=0.1, restarts=2, warmup_max_s=0.1, idle_s=0.1)
+PACKAGE = "sys/class/powercap/intel-rapl:0"
+THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
+GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def sysroot(tmp_path: Path) -> Path:
+    """Where the agent looks for /sys and /proc: nothing is there yet."""
+    (tmp_path / "sysroot").mkdir()
+    return tmp_path / "sysroot"
+
+
+def put(root: Path, name: str, text: str) -> Path:
+    """A file below `root`, whole at any moment, as sysfs files are."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}")
+    staging.write_text(text)
+    os.replace(staging, path)
+    return path
+
+
+def meter(root: Path) -> None:
+    put(root, f"{PACKAGE}/name", "package-0\n")
+    put(root, f"{PACKAGE}/max_energy_range_uj", "262143328850\n")
+    put(root, f"{PACKAGE}/energy_uj", "0\n")
+
+
+class Supply:
+    """A package whose power is known: its counter grows by `power_mw`, about every millisecond, until it is closed."""
+
+    def __init__(self, root: Path, power_mw: float) -> None:
+        meter(root)
+        self._root = root
+        self.power_mw = power_mw
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        counted_uj, then = 0.0, time.monotonic()
+        while not self._ends.wait(0.001):
+            now = time.monotonic()
+            counted_uj += self.power_mw * (now - then) * 1000
+            then = now
+            put(self._root, f"{PACKAGE}/energy_uj", f"{counted_uj:.0f}\n")
+
+    def close(self) -> None:
+        self._ends.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def supply(sysroot: Path) -> Iterator[Supply]:
+    """It draws 2 W."""
+    made = Supply(sysroot, 2000)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    path = tmp_path_factory.mktemp("models") / "sum.tflite"
+    path.write_bytes(elementwise())
+    return build(str(path), name="sum", vectors=0).bundle
+
+
+@pytest.fixture
+def run(
+    open_session: Open, local: Board, bundle: Bundle, store: Store, sysroot: Path
+) -> Callable[..., tuple[Measured, Run]]:
+    """``run(plan, progress, rails)``: measure on `local`, whose sensors are those of `sysroot`."""
+
+    def run_(
+        plan: Plan = SHORT, progress: Callable[[str, Any], None] | None = None, rails: tuple[Rail, ...] = ()
+    ) -> tuple[Measured, Run]:
+        session = open_session(local.model_copy(update={"rails": rails}), "--sysroot", str(sysroot))
+        push(session, bundle)
+        with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
+            measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum", progress)
+        return measured, store.get(writer.id)
+
+    return run_
+
+
+Runs = Callable[..., tuple[Measured, Run]]
+
+# Latency
+
+
+def test_every_latency_that_is_summarized_is_stored(run: Runs) -> None:
+    seen: list[int] = []
+
+    measured, stored = run(progress=lambda what, latencies: seen.extend(latencies.tolist()))
+
+    restarts = stored.restarts("latency_ns")
+    assert 2 == len(restarts) == len(measured.latency.restart_medians_ns)
+    assert measured.latency.n == sum(map(len, restarts)) == len(seen)
+    assert np.concatenate(restarts).tolist() == seen
+    assert summarize(restarts) == measured.latency
+    assert [len(r) for r in restarts] == [w["invocations"] for w in stored.record["windows"]]
+
+
+def test_warm_up_is_kept_apart_and_not_counted(run: Runs) -> None:
+    measured, stored = run()
+
+    warmups = stored.restarts("warmup_ns")
+    assert [True, True] == [len(w) > 0 for w in warmups]
+    assert measured.latency.n == sum(map(len, stored.restarts("latency_ns")))
+    assert {"warmup_ns.1", "warmup_ns.2", "latency_ns.1", "latency_ns.2"} == set(stored.record["arrays"])
+
+
+def test_the_latencies_of_a_window_fit_into_it(run: Runs) -> None:
+    """What is timed is the invocation alone: the sum cannot be more than the time that passed."""
+    _, stored = run()
+
+    for window, latencies in zip(stored.record["windows"], stored.restarts("latency_ns"), strict=True):
+        assert 0 < latencies.sum() <= window["end_ns"] - window["start_ns"]
+
+
+def test_the_record_says_what_was_done_and_with_what(run: Runs) -> None:
+    measured, stored = run()
+
+    record = stored.record
+    assert ("complete", list(measured.verdict)) == (record["status"], record["verdict"])
+    assert (0.1, 2, 0.1) == tuple(record["plan"][key] for key in ("duration_s", "restarts", "warmup_max_s"))
+    assert measured.runtime == record["runtime"] and measured.runtime.startswith("ai-edge-litert ")
+    assert measured.latency.n == record["latency"]["n"]
+    assert 2 == len(record["restarts"])
+    assert {"load_ns", "first_ns", "clock_overhead_ns", "steady", "peak_rss_bytes"} <= set(record["restarts"][0])
+    assert (record["restarts"][0]["load_ns"], record["restarts"][0]["first_ns"]) == (
+        measured.load_ns,
+        measured.first_ns,
+    )
+    assert record["state_before"]["free_bytes"] > 0 and record["state_after"]["free_bytes"] > 0
+
+
+def test_invocations_are_as_many_as_the_plan_demands(run: Runs) -> None:
+    """At least the minimum, however short the duration; never more than the maximum."""
+    few, _ = run(Plan(duration_s=1e-6, restarts=1, min_invocations=17, max_invocations=17, warmup_max_s=0))
+    capped, _ = run(Plan(duration_s=5, restarts=2, max_invocations=100, warmup_max_s=0))
+
+    assert (17, 200) == (few.latency.n, capped.latency.n)
+    assert {"not-steady", "too-few-samples", "cut-short"} <= set(few.verdict)
+    assert "cut-short" in capped.verdict and "too-few-samples" not in capped.verdict
+
+
+def test_a_bundle_that_is_not_on_the_board_leaves_no_run(session: Session, store: Store) -> None:
+    known = {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}
+    with pytest.raises(NotOnBoard) as caught, store.writer("measure", known) as writer:
+        measure(session, "ab" * 32, INPUTS, SHORT, writer, "sum")
+
+    assert "sum: bundle abababababab is not on this board (board 'local')" == str(caught.value)
+    assert [] == store.runs()
+
+
+def test_a_run_that_is_interrupted_keeps_the_restarts_that_were_done(run: Runs, store: Store) -> None:
+    def interrupt(what: str, latencies: Any) -> None:
+        if what.startswith("restart 2") and len(latencies):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Plan(duration_s=20, restarts=2, max_invocations=200, warmup_max_s=0.1), interrupt)
+
+    stored = store.get("last")
+    assert ("incomplete", "interrupted (Ctrl-C)") == (stored.record["status"], stored.record["reason"])
+    assert 200 == len(stored.array("latency_ns.1"))
+    assert len(stored.array("latency_ns.2")) > 0
+
+
+# Energy
+
+
+def test_energy_is_what_the_meter_counted_per_invocation_and_net_is_what_idle_does_not_explain(
+    run: Runs, supply: Supply
+) -> None:
+    """2 W when idle, 6 W from the first restart to the last."""
+
+    def load(what: str, latencies: Any) -> None:
+        supply.power_mw = 2000 if "idle" in what else 6000
+
+    plan = Plan(duration_s=1.5, restarts=1, max_invocations=10**9, warmup_max_s=0.1, idle_s=1.5)
+    measured, stored = run(plan, load, (Rail(name="package-0", scope="board-dc"),))
+
+    (found,) = measured.energy
+    (window,) = stored.record["windows"]
+    truth_uj = 6000 * (window["end_ns"] - window["start_ns"]) / 1e6 / window["invocations"]
+    assert isinstance(found, EnergyReading)
+    assert ("package-0", "measured:rapl@package-0", "board-dc", None) == (
+        found.rail, found.source, found.scope, measured.unmetered
+    )  # fmt: skip
+    assert pytest.approx(6000, rel=0.1) == found.active_mw
+    assert pytest.approx(truth_uj, rel=0.1) == found.gross_uj
+    assert found.idle_mw is not None and found.net_uj is not None
+    assert pytest.approx(2000, rel=0.15) == found.idle_mw
+    assert pytest.approx(truth_uj * 4 / 6, rel=0.1) == found.net_uj < found.gross_uj
+    assert found.gross_u_uj is None  # one window says nothing of repetition
+    assert found.gross_uj == stored.record["energy"][0]["gross_uj"]
+    assert 2 == len(stored.record["idle_windows"])
+
+
+def test_every_sample_of_the_meter_is_stored(run: Runs, supply: Supply) -> None:
+    _, stored = run()
+
+    t, rail, value = (stored.array(name) for name in ("sample_t_ns", "sample_rail", "sample_value"))
+    assert len(t) == len(rail) == len(value) >= 10
+    assert (np.diff(t) > 0).all() and (np.diff(value) >= 0).all() and (rail == 0).all()
+    window = stored.record["windows"][0]
+    assert t[0] < window["start_ns"] < window["end_ns"] < t[-1]
+    assert ["package-0"] == [r["name"] for r in stored.record["rails"]]
+
+
+def test_a_board_without_a_meter_says_so(run: Runs) -> None:
+    measured, stored = run()
+
+    assert ((), "no meter on local") == (measured.energy, measured.unmetered)
+    assert ([], "no meter on local") == (stored.record["energy"], stored.record["unmetered"])
+
+
+def test_a_meter_that_may_not_be_read_says_which_file_and_why(run: Runs, sysroot: Path) -> None:
+    """The kernel shows RAPL to root alone; a folder in the file's place fails for root, too."""
+    meter(sysroot)
+    counter = sysroot / PACKAGE / "energy_uj"
+    counter.unlink()
+    counter.mkdir()
+
+    measured, _ = run()
+
+    assert f"rapl on local cannot be read: {counter}: Is a directory" == measured.unmetered
+    assert () == measured.energy
+
+
+def test_a_meter_that_stops_answering_costs_the_energy_and_not_the_latencies(run: Runs, sysroot: Path) -> None:
+    meter(sysroot)
+
+    def unplug(what: str, latencies: Any) -> None:
+        if what.startswith("restart"):
+            (sysroot / PACKAGE / "energy_uj").unlink(missing_ok=True)
+
+    measured, stored = run(Plan(duration_s=0.4, restarts=2, warmup_max_s=0.1, idle_s=0.2), unplug)
+
+    assert "meter-failed" in measured.verdict
+    assert measured.latency.n == sum(map(len, stored.restarts("latency_ns"))) > 0
+    assert not any(isinstance(entry, EnergyReading) for entry in measured.energy)
+
+
+# The verdict
+
+
+def test_what_happened_to_the_board_during_the_run_is_in_the_verdict(run: Runs, sysroot: Path) -> None:
+    put(sysroot, THROTTLED, "0\n")
+    put(sysroot, GOVERNOR, "performance\n")
+
+    def heat(what: str, latencies: Any) -> None:
+        put(sysroot, THROTTLED, "60002\n")
+        put(sysroot, GOVERNOR, "powersave\n")
+
+    measured, stored = run(progress=heat)
+
+    assert {"throttled", "governor-changed"} <= set(measured.verdict)
+    assert (0, 0x60002) == (stored.record["state_before"]["throttled"], stored.record["state_after"]["throttled"])
+    assert (["performance"], ["powersave"]) == tuple(
+        stored.record[f"state_{when}"]["governors"] for when in ("before", "after")
+    )
+
+
+def latency(n: int = 1000, *medians: float) -> LatencySummary:
+    return LatencySummary(n, 1, 1, 1, 1, 1, 1, None, None, None, medians or (100.0, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("summary", "second", "before", "after", "failed", "expected"),
+    [
+        (latency(), {}, {}, {}, None, ("ok",)),
+        (latency(), {"steady": False}, {}, {}, None, ("not-steady",)),
+        (latency(), {"invocations": 999}, {}, {}, None, ("ok",)),
+        (latency(), {"invocations": 1000}, {}, {}, None, ("cut-short",)),
+        (latency(29), {}, {}, {}, None, ("too-few-samples",)),
+        (latency(30), {}, {}, {}, None, ("ok",)),
+        (latency(1000, 100, 105, 103), {}, {}, {}, None, ("ok",)),
+        (latency(1000, 100, 106, 103), {}, {}, {}, None, ("restarts-disagree",)),
+        (latency(1000, 100), {}, {}, {}, None, ("ok",)),
+        # bits 0..3: now
+        (latency(), {}, {"throttled": 0}, {"throttled": 0x4}, None, ("throttled",)),
+        # bits 16..19: since boot, so only what was clear before
+        (latency(), {}, {"throttled": 0x50000}, {"throttled": 0x50000}, None, ("ok",)),
+        (latency(), {}, {"throttled": 0x10000}, {"throttled": 0x50000}, None, ("throttled",)),
+        (latency(), {}, {"governors": ["a"]}, {"governors": ["b"]}, None, ("governor-changed",)),
+        (latency(), {}, {}, {}, "gone", ("meter-failed",)),
+        (latency(5, 1, 2), {"steady": False, "invocations": 1000}, {}, {"throttled": 1, "governors": ["a"]}, "gone",
+         ("not-steady", "cut-short", "too-few-samples", "restarts-disagree", "throttled", "governor-changed",
+          "meter-failed")),
+    ],
+    ids=["ok", "steady", "999", "1000", "29", "30", "5 %", "6 %", "one restart", "now", "before", "new", "governor",
+         "meter", "all"],
+)  # fmt: skip
+def test_a_verdict_names_all_that_speaks_against_the_number(
+    summary: LatencySummary,
+    second: dict[str, Any],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    failed: str | None,
+    expected: tuple[str, ...],
+) -> None:
+    """Of two restarts, the second one is what the case is about; at most 1,000 invocations each were allowed."""
+    fine = {"steady": True, "invocations": 500}
+
+    assert expected == _verdict(summary, [fine, {**fine, **second}], before, after, failed, 1000)
