@@ -8,7 +8,7 @@ nearest known one, and every error carries file, line and key.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from deploy.errors import ConfigError, UnknownBoard, nearest
+from devices.protocol.signature import SignatureError, decode_key
 
 SCHEMA = 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -104,6 +105,10 @@ class Board(_Strict):
     cpu: Cpu | None = None
     rails: tuple[Rail, ...] = ()
     tags: tuple[str, ...] = ()
+    keep_releases: int = Field(5, ge=1, le=1000, description="of each bundle; older ones are removed after a push")
+    public_key: str | None = Field(
+        None, description="base64 of the key that bundles must be signed with, or the file that `deploy keygen` wrote"
+    )
     memory_limit_mib: int | None = Field(None, ge=128, description="for the process that runs a model")
 
 
@@ -175,6 +180,26 @@ class Registry:
                 board=name,
             ) from None
 
+    def select(self, names: Iterable[str], tags: Iterable[str]) -> list[Board]:
+        """
+        The boards that are named or have one of the tags, each once: the named ones first, then as in the file.
+
+        Raises:
+            UnknownBoard: a name that is not there, or a tag that no board has; with the nearest one.
+        """
+        chosen = {name: self[name] for name in names}
+        for tag in tags:
+            tagged = {board.name: board for board in self if tag in board.tags}
+            if not tagged:
+                known = sorted({known for board in self for known in board.tags})
+                raise UnknownBoard(
+                    f"no board in {self.path or 'the embedded registry'} has the tag {tag!r}{nearest(tag, known)}",
+                    "`deploy boards` shows the tags",
+                    tag=tag,
+                )
+            chosen |= {name: board for name, board in tagged.items() if name not in chosen}
+        return list(chosen.values())
+
     @property
     def state_dir(self) -> Path:
         """Where what belongs to the file lies: its folder, or the user's configuration folder."""
@@ -235,8 +260,30 @@ def parse(text: str, path: Path) -> Registry:
     except ValidationError as error:
         problems = [_problem(raw, dict(entry), path) for entry in error.errors()]
         raise ConfigError("\n".join(problems), path=str(path)) from None
-    boards = {name: board.model_copy(update={"name": name}) for name, board in parsed.boards.items()}
+    boards = {}
+    for name, board in parsed.boards.items():
+        key = board.public_key and _key(board.public_key, path, _key_line(raw["boards"][name], "public_key", 1), name)
+        boards[name] = board.model_copy(update={"name": name, "public_key": key})
     return Registry(boards, path)
+
+
+def _key(value: str, path: Path, line: int, name: str) -> str:
+    """A signing key's base64: `value` itself, or the content of the file that it names, beside boards.yaml."""
+    try:
+        decode_key(value)
+        return value
+    except SignatureError as error:
+        reason = str(error)
+    file = path.parent / Path(value).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+        decode_key(text)
+        return text
+    except (OSError, UnicodeDecodeError):
+        reason += ", nor a file that can be read"
+    except SignatureError as error:
+        reason = f"{file}: {error}"
+    raise ConfigError(f"{path}:{line}: boards.{name}.public_key: {reason}", path=str(path), line=line)
 
 
 def _read(path: Path) -> str:

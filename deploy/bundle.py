@@ -3,7 +3,10 @@ Bundles: what `build` makes and `push` sends.
 
 A bundle is a zip with stored entries: ``manifest.json``, ``model.tflite`` and, where the model was proven on the
 host, ``golden.npz`` (inputs, and what the model answered).  The same content gives the same bytes.  The manifest is
-described in `devices.protocol.manifest`, as the board reads it too.
+described in `devices.protocol.manifest`, as the board reads it too.  A signed bundle has ``signature.json`` as well,
+which the manifest does not name: it is about the manifest (`devices.protocol.signature`).
+
+A bundle is held in memory whole: on the host, a model of 200 MB takes 200 MB.  The board takes it in pieces.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 
 from deploy.errors import BundleError
 from devices.protocol import manifest as manifests
+from devices.protocol import signature as signatures
 from devices.protocol.manifest import FileEntry, Manifest
 
 MANIFEST = "manifest.json"
@@ -31,11 +35,13 @@ class Bundle:
         manifest: parsed.
         manifest_bytes: as they are stored; their SHA-256 is the bundle's identity.
         files: path in the bundle -> content.
+        signature: content of its signature.json; None for an unsigned one.
     """
 
     manifest: Manifest
     manifest_bytes: bytes
     files: dict[str, bytes]
+    signature: bytes | None = None
 
     @property
     def digest(self) -> str:
@@ -55,7 +61,8 @@ class Bundle:
         staging = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with zipfile.ZipFile(staging, "w", zipfile.ZIP_STORED) as archive:
-                for name, data in [(MANIFEST, self.manifest_bytes), *sorted(self.files.items())]:
+                signed = [(signatures.FILE, self.signature)] if self.signature else []
+                for name, data in [(MANIFEST, self.manifest_bytes), *signed, *sorted(self.files.items())]:
                     archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
             os.replace(staging, path)
         except OSError as error:
@@ -96,4 +103,10 @@ def read(path: Path) -> Bundle:
     for name, entry in parsed.files.items():
         if manifests.digest(contents.get(name, b"")) != entry.sha256:
             raise BundleError(f"{path}: {name} is damaged or missing", "build or copy it again", path=str(path))
-    return Bundle(parsed, data, {name: contents[name] for name in parsed.files})
+    signed = contents.get(signatures.FILE)
+    if signed is not None:
+        try:
+            signatures.parse(signed)
+        except signatures.SignatureError as error:
+            raise BundleError(f"{path}: {signatures.FILE}: {error}", path=str(path)) from None
+    return Bundle(parsed, data, {name: contents[name] for name in parsed.files}, signed)

@@ -24,7 +24,7 @@ from devices.protocol.rangecoder import Contexts, encoder
 
 MIN_RANGE = 16  # bytes; an operation costs some, so smaller ranges stay with what is around them
 MIN_GAIN_RUN = 16
-_SAMPLE = 16 * 1024  # bytes that are coded on trial, to choose between kinds
+_SAMPLE = 8 * 1024  # bytes that are coded on trial, to choose between kinds
 _SEED = 8  # bytes in a row that must be found in the base before a match is tried
 _MIN_MATCH = 16
 _WINDOW = 1 << 16
@@ -41,11 +41,10 @@ def encode(base: bytes, target: bytes) -> bytes:
     """
     if max(len(base), len(target)) > delta.MAX_SIZE:
         raise ValueError("deltas are for files below 4 GiB")
-    digests = hashlib.sha256(base).digest()[:8], hashlib.sha256(target).digest()
-    header = Header(*digests, len(base), len(target))
+    header = Header.of(base, target)
     contexts = Contexts()
     bit, finish = encoder(contexts)
-    stream = Stream(bit, contexts, header)
+    stream = Stream(bit, contexts, len(base), len(target))
     at = 0
     for op in _merged(_plan(base, target)):
         stream.op(op)
@@ -120,16 +119,20 @@ def _plan(base: bytes, target: bytes) -> Iterator[Op]:
             yield from rest.ops(target, at, current.start, expected)
         if current.length:
             content = target[current.start : current.end]
-            same = by_content.get(hashlib.sha256(content).digest())
             found = [by_key[key] for key in current.keys if key in by_key]
-            match = same or next((f for f in found if (f.length, f.type) == (current.length, current.type)), None)
+            match = next((f for f in found if (f.length, f.type) == (current.length, current.type)), None)
+            # Many vectors are equal; the one in place needs no telling where it is.
+            for same in (Range(expected, current.length), match, by_content.get(hashlib.sha256(content).digest())):
+                if same and base[same.start : same.end] == content:
+                    match = same
+                    break
             yield _best(base, content, current, match)
             expected = match.end if match else expected + current.length
         at = current.end
 
 
 def ranges(data: bytes) -> list[Range]:
-    """Constant tensors and vectors of numbers of a .tflite, in file order, none overlapping; nothing for other files."""
+    """Constant tensors and vectors of numbers of a .tflite, in file order, none overlapping; of other files nothing."""
     try:
         found = sorted(_tensors(data), key=lambda r: r.start) if data[4:8] == b"TFL3" else []
     except (struct.error, IndexError, OverflowError):
@@ -239,12 +242,13 @@ def _best(base: bytes, content: bytes, new: Range, old: Range | None) -> Op:
     skip = bool(old) and _blocks_changed(source, content) < 0.5
     at = old.start if old else None
     if new.type in (_INT8, _UINT8):
-        attempt(Op(INT8, size, None, zero=new.zero), nothing)
-        if old:
-            for by_value in (False, True):
-                op = Op(INT8, size, at, by_value=by_value, skip=skip, zero=new.zero)
+        gains = _gains(size, old.scales, new.scales) if old else ()
+        for by in (delta.BY_NOTHING, delta.BY_HISTORY, delta.BY_VALUE):
+            if by != delta.BY_VALUE:
+                attempt(Op(INT8, size, None, by=by, zero=new.zero), nothing)
+            if old:
+                op = Op(INT8, size, at, by=by, skip=skip, zero=new.zero)
                 attempt(op)
-                gains = _gains(size, old.scales, new.scales)
                 if gains:
                     op = op._replace(run=size // len(gains), gains=gains)
                     attempt(op, delta.scaled(source, op))
@@ -253,27 +257,26 @@ def _best(base: bytes, content: bytes, new: Range, old: Range | None) -> Op:
         attempt(Op(RAW, size, None, width), nothing)
         if old:
             attempt(Op(RAW, size, at, width, skip=skip))
-        if size % width == 0:
-            attempt(Op(WIDE, size, None, width, float_bits=float_bits), nothing)
+        for bits in {float_bits, 0} if size % width == 0 else ():
+            attempt(Op(WIDE, size, None, width, float_bits=bits), nothing)
             if old:
-                attempt(Op(WIDE, size, at, width, skip=skip, float_bits=float_bits))
+                attempt(Op(WIDE, size, at, width, skip=skip, float_bits=bits))
     else:
         attempt(Op(RAW, size, None), nothing)
         if old:
             attempt(Op(RAW, size, at, skip=skip))
-    return min(tries, key=lambda each: _trial(*each, content))[0]
+    return min(tries, key=lambda each: _trial(each[0], each[1], content))[0]
 
 
 def _trial(op: Op, base: bytes, content: bytes) -> float:
     """Bytes that `op` takes, from a sample of what it codes and with models that know nothing yet."""
-    header = Header(b"", b"", delta.MAX_SIZE, delta.MAX_SIZE)
     contexts = Contexts()
     bit, finish = encoder(contexts)
-    stream = Stream(bit, contexts, header)
+    stream = Stream(bit, contexts, delta.MAX_SIZE, delta.MAX_SIZE)
     stream.op(op)
     told = len(finish())
     bit, finish = encoder(contexts)
-    stream = Stream(bit, contexts, header)
+    stream = Stream(bit, contexts, delta.MAX_SIZE, delta.MAX_SIZE)
     code = stream.content(op._replace(gains=(), run=0))
     done = 0
     parts = -(-min(len(content), _SAMPLE) // CHUNK)

@@ -10,6 +10,7 @@ Every exception that a user may see.
         TransportError          no conversation with the board
             BoardUnreachable
             HostKeyChanged
+            UnknownHostKey      met for the first time, and --strict pins nothing
             NoPython
             AgentBroken         what lies on the board does not start
             BoardSilent         nothing came for too long, or the agent ended
@@ -20,6 +21,8 @@ Every exception that a user may see.
             Busy                another conversation has the board
             BadInput            shape or dtype of what was fed
             NotOnBoard
+            Untrusted           not signed by the key that the board obeys, or another key is pinned there
+            StaleToken          somebody newer holds the board
         RuntimeMissing          the board has no LiteRT and none could be brought
         BundleError             a file that is no bundle, or a damaged one
         BuildError              the model could not be made
@@ -89,6 +92,10 @@ class HostKeyChanged(TransportError):
     pass
 
 
+class UnknownHostKey(TransportError):
+    pass
+
+
 class NoPython(TransportError):
     pass
 
@@ -136,6 +143,14 @@ class NotOnBoard(BoardError):
     pass
 
 
+class Untrusted(BoardError):
+    pass
+
+
+class StaleToken(BoardError):
+    pass
+
+
 class RuntimeMissing(BoardError):
     pass
 
@@ -168,6 +183,9 @@ _BY_CODE: dict[str, tuple[type[BoardError], str | None]] = {
     codes.BAD_INPUT: (BadInput, "`deploy inspect MODEL` shows what it takes"),
     codes.BUSY: (Busy, "`deploy attach --board {board}` waits for a measurement that lost its host"),
     codes.NOT_FOUND: (NotOnBoard, None),
+    codes.UNTRUSTED: (Untrusted, "`deploy sign BUNDLE --key KEY` signs it"),
+    codes.KEY_CHANGED: (Untrusted, "`deploy boards trust {board} --replace` pins the one of boards.yaml there"),
+    codes.STALE_TOKEN: (StaleToken, None),
     codes.BAD_DIGEST: (BoardError, "`deploy push --board {board} BUNDLE` brings it again"),
     codes.NO_RUNTIME: (RuntimeMissing, "`deploy push --board {board} BUNDLE` brings numpy and LiteRT along"),
 }

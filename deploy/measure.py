@@ -22,11 +22,11 @@ from deploy.results import stats
 from deploy.results.store import RunWriter, Store
 from deploy.session import Session
 from deploy.units import duration
+from devices.protocol.conversation import SAMPLE_FIELDS
 from devices.protocol.framing import Decoder, Kind
 from devices.protocol.tensors import pack
 
-# As `devices.agent` packs them.
-_SAMPLE = np.dtype([("t_ns", "<i8"), ("rail", "<i4"), ("value", "<f8")])
+_SAMPLE = np.dtype(list(SAMPLE_FIELDS))
 
 # Restarts whose medians differ by more than this are told apart by something nobody asked about.
 RESTARTS_DISAGREE = 0.05

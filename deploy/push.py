@@ -1,21 +1,22 @@
 """
 Push: a bundle onto a board, proven there before it counts.
 
-Only blobs that the board's store lacks travel, each from the byte where an earlier attempt ended.  The golden
-vectors run on the board; only then is the release made current, by one rename.
+Only blobs that the board's store lacks travel, each from the byte where an earlier attempt ended; a model that
+resembles one that is there travels as the difference, see `bring`.  The golden vectors run on the board; only then is
+the release made current, by one rename.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deploy import inference
+from deploy.bring import Line, bring, remember
 from deploy.bundle import Bundle
-from deploy.data import random_inputs
-from deploy.errors import DeployError, GoldenMismatch
+from deploy.errors import DeployError
 from deploy.session import Progress, Session
-from deploy.verify import Verification, verify
+from deploy.verify import Verification, prove
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Pushed:
         verification: of the golden vectors; None when the bundle has none, and then the model was only loaded and
             invoked once.
         was_current: it was the current release already, and nothing was done.
+        pruned: older releases that were removed, see `keep_releases` in boards.yaml.
+        delta_base: SHA-256 of the model on the board that the new one was told as the difference to; None when it went
+            whole, or was there.
     """
 
     release: str
@@ -35,6 +39,21 @@ class Pushed:
     total_bytes: int
     verification: Verification | None
     was_current: bool
+    pruned: tuple[str, ...] = ()
+    delta_base: str | None = None
+
+
+def already(session: Session, bundle: Bundle) -> Pushed | None:
+    """
+    What a push would say if it had nothing to do; None if it has.
+
+    One round trip, with nothing started on the board: also the runtime is as it was when the release proved itself.
+    """
+    found = session.request("release.find", bundle=bundle.digest).header
+    current = found["current"]
+    if not (found["fit"] and found["release"] and current and current["bundle"] == bundle.digest):
+        return None
+    return Pushed(found["release"], 0, sum(map(len, bundle.files.values())), None, True)
 
 
 def push(
@@ -57,49 +76,39 @@ def push(
         BoardError: e.g. DiskFull, ModelRefused, RunnerKilled; likewise.
     """
     total = sum(map(len, bundle.files.values()))
-    found = session.request("release.find", bundle=bundle.digest).header
-    current = found["current"]
-    if found["release"] and current and current["bundle"] == bundle.digest:
-        return Pushed(found["release"], 0, total, None, True)
+    started = time.monotonic()
+    nothing_to_do = already(session, bundle)
+    if nothing_to_do:
+        return nothing_to_do
+    line = Line(time.monotonic() - started)
     sent = done = 0
+    delta_base = None
     for name, entry in sorted(bundle.manifest.files.items()):
 
         def file_progress(have: int, _of: int, before: int = done) -> None:
             if progress:
                 progress(before + have, total)
 
-        sent += session.upload(entry.sha256, bundle.files[name], file_progress)
+        brought = bring(session, bundle, name, line, file_progress)
+        sent += brought.sent_bytes
+        delta_base = delta_base or brought.base
         done += entry.bytes
         if progress:
             progress(done, total)
-    release = session.request("release.stage", bundle.manifest_bytes).header["release"]
+    signed = bundle.signature.decode() if bundle.signature else None
+    release = session.request("release.stage", bundle.manifest_bytes, subject=bundle.name, signature=signed).header[
+        "release"
+    ]
     if note:
         note("proving it on the board")
     try:
-        verification = _prove(session, bundle)
+        verification = prove(session, bundle.digest, bundle.name, bundle.manifest.golden, bundle.manifest.seed)
     except DeployError:
         try:
             session.request("release.drop", release=release)
         except DeployError:
             pass  # one that proved itself before stays; and nothing may hide why this one did not
         raise
-    session.request("release.activate", release=release)
-    return Pushed(release, sent, total, verification, False)
-
-
-def _prove(session: Session, bundle: Bundle) -> Verification | None:
-    subject = bundle.name
-    if bundle.manifest.golden is not None:
-        verification = verify(session, bundle)
-        if not verification.passed:
-            raise GoldenMismatch(
-                f"{subject}: {verification.summary} (board {session.board.name!r}); nothing was switched",
-                f"`deploy inspect {bundle.name}.bundle` says which runtime made the golden vectors",
-                verification=verification,
-            )
-        return verification
-    model = inference.load(session, bundle=bundle.digest, subject=subject)
-    once = random_inputs(model.inputs, 1, bundle.manifest.seed)
-    list(inference.infer(session, model, once, subject=subject))
-    inference.unload(session, subject)
-    return None
+    switched = session.request("release.activate", release=release, keep=session.board.keep_releases).header
+    remember(bundle)
+    return Pushed(release, sent, total, verification, False, tuple(switched["pruned"]), delta_base)

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ from deploy.session import Progress, Session
 
 LOCK = Path(__file__).with_name("runtime.lock")
 PACK_VERSION = 1  # part of a pack's name in the cache; raise it when `_wanted` changes
+
+_fetching: dict[str, threading.Lock] = {}  # pack -> held by the one thread that fetches it
+_fetching_lock = threading.Lock()
 
 # Vendors' accelerators, converters and test suites, which the interpreter never opens.  libLiteRt.so stays: 2.3 does
 # without it, 2.1 (the last for Python 3.9) is linked against it.
@@ -103,8 +107,13 @@ def pack_for(identity: dict[str, Any], board: str) -> bytes:
     version = ".".join(identity["python"].split(".")[:2])
     key = hashlib.sha256("\n".join([str(PACK_VERSION), *lines, *_platforms(identity), version]).encode())
     cached = cache_dir() / "runtime" / f"{key.hexdigest()}.zip"
-    if cached.is_file():
-        return cached.read_bytes()
+    with _fetching_lock:
+        mine = _fetching.setdefault(key.hexdigest(), threading.Lock())
+    with mine:  # many boards of one platform may ask at once
+        return cached.read_bytes() if cached.is_file() else _fetch(cached, lines, identity, version, board)
+
+
+def _fetch(cached: Path, lines: list[str], identity: dict[str, Any], version: str, board: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         wheels = _download(lines, identity, version, Path(folder), board)
         data = _pack(wheels)

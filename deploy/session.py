@@ -13,8 +13,9 @@ import re
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,16 +23,18 @@ from typing import Any
 
 from deploy import bootstrap
 from deploy.boards import Board, LocalTransport
-from deploy.errors import AgentBroken, BoardSilent, DiskFull, NoPython, TransportError, from_agent, one_line
+from deploy.errors import AgentBroken, BoardError, BoardSilent, DiskFull, NoPython, TransportError, from_agent, one_line
 from deploy.transport import Channel, Transport, open_transport
+from devices.protocol.conversation import PROTOCOL
 from devices.protocol.framing import MAGIC, Decoder, Encoder, FrameError, Kind, Message
 
-PROTOCOL = 1
 SILENCE_S = 15.0  # the agent sends a heartbeat every second
 START_S = 60.0  # a cold Pi unpacks and compiles the agent first
 HEARTBEAT_S = 10.0
 ANSWER_S = 180.0  # beside a time limit that the request itself may set
 BLOB_CHUNK = 256 * 1024
+BLOBS_FLYING = 4  # pieces sent and not answered yet: a line with latency must not idle
+RESTARTS = 100  # of an upload, when another host brings the same blob
 
 OnEvent = Callable[[dict[str, Any], bytes], None]
 Progress = Callable[[int, int], None]
@@ -117,7 +120,12 @@ class Session:
             BoardSilent: nothing came for too long, or the agent ended.
         """
         request = self._send_request(op, payload, header)
-        end = time.monotonic() + within_s + header.get("limit_s", 0.0)
+        return self._answer(request, op, within_s + header.get("limit_s", 0.0), on_event, subject)
+
+    def _answer(
+        self, request: int, op: str, within_s: float, on_event: OnEvent | None = None, subject: str = ""
+    ) -> Reply:
+        end = time.monotonic() + within_s
         try:
             while True:
                 message = self._receive(self._silence_s, end)
@@ -171,6 +179,16 @@ class Session:
         self.request("ping")
         return time.perf_counter_ns() - started
 
+    def claim(self, token: int, owner: str, seconds: float) -> None:
+        """
+        Hold the board's lease: from now on it refuses conversations with a lower fencing token, or, while it lasts,
+        with none.
+
+        Raises:
+            StaleToken: the board has seen a higher one; also from any later request.
+        """
+        self.request("session.claim", token=token, owner=owner, seconds=seconds)
+
     def upload(self, sha256: str, data: bytes, progress: Progress | None = None) -> int:
         """
         Bring a blob into the board's store, going on where an earlier attempt ended.
@@ -185,16 +203,46 @@ class Session:
             BoardError: e.g. DiskFull.
         """
         have: int = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
-        if have < 0:
-            return 0
-        if have > len(data):  # no part of this blob: begin anew
-            have = 0
+        sent = 0
+        for _ in range(RESTARTS):
+            if have < 0:
+                break
+            if have > len(data):  # no part of this blob: begin anew
+                have = 0
+            try:
+                sent += self._upload_from(have, sha256, data, progress)
+                break
+            except BoardError as error:
+                # Another host brings the same blob, and the board has more, or less, of it than it had.
+                if "have" not in error.facts:
+                    raise
+                have = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
+        else:
+            raise TransportError(f"board {self.board.name!r} does not keep {sha256[:12]}", board=self.board.name)
+        return sent
+
+    def _upload_from(self, have: int, sha256: str, data: bytes, progress: Progress | None) -> int:
+        """Send `data` from byte `have` on, with some pieces on their way at any time; returns how many bytes."""
+        flying: deque[tuple[int, int]] = deque()  # request, and bytes that are there when it is answered
         # A last, empty piece finishes a partial file that is whole: its board lost power before it could.
-        for offset in range(have, len(data), BLOB_CHUNK) if have < len(data) else [have]:
-            chunk = data[offset : offset + BLOB_CHUNK]
-            self.request("store.put", chunk, sha256=sha256, bytes=len(data), offset=offset)
-            if progress:
-                progress(offset + len(chunk), len(data))
+        size = getattr(self._channel, "chunk_bytes", BLOB_CHUNK)
+        offsets = deque(range(have, len(data), size) if have < len(data) else [have])
+        try:
+            while offsets or flying:
+                while offsets and len(flying) < BLOBS_FLYING:
+                    offset = offsets.popleft()
+                    chunk = data[offset : offset + size]
+                    header = {"sha256": sha256, "bytes": len(data), "offset": offset}
+                    flying.append((self._send_request("store.put", chunk, header), offset + len(chunk)))
+                request, there = flying.popleft()
+                self._answer(request, "store.put", ANSWER_S)
+                if progress:
+                    progress(there, len(data))
+        except BoardError:
+            for request, _ in flying:  # refused as well, as each goes on where the one before ends
+                with suppress(BoardError):
+                    self._answer(request, "store.put", ANSWER_S)
+            raise
         return len(data) - have
 
     def close(self) -> None:
@@ -319,6 +367,8 @@ def connect(
     known_hosts: Path,
     agent_options: list[str] | None = None,
     ask: Callable[[str], str] | None = None,
+    strict: bool = False,
+    trust: bool = True,
 ) -> Session:
     """
     Reach the board, bring the agent up, and start talking.
@@ -327,16 +377,26 @@ def connect(
         known_hosts: file of the pinned host keys (ssh).
         agent_options: for tests and for those who know.
         ask: asks a person for a password, where the transport has one (serial).
+        strict: pin no host key; a board that is met for the first time is refused.
+        trust: pin the signing key that boards.yaml names, if it names one.
 
     Raises:
         TransportError: see `deploy.errors`.
+        Untrusted: another signing key is pinned there.
     """
-    transport = open_transport(board, known_hosts, ask)
+    transport = open_transport(board, known_hosts, ask, strict)
     try:
         try:
-            return _converse(board, transport, agent_options, fresh=False)
+            session = _converse(board, transport, agent_options, fresh=False)
         except AgentBroken:  # half of it is gone, or another Python's byte code is in the way
-            return _converse(board, transport, agent_options, fresh=True)
+            session = _converse(board, transport, agent_options, fresh=True)
+        if trust and board.public_key:
+            try:
+                session.request("key.pin", public_key=board.public_key)
+            except BaseException:
+                session.close()
+                raise
+        return session
     except BaseException:
         transport.close()
         raise

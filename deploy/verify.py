@@ -13,6 +13,8 @@ from typing import Any
 
 from deploy import inference
 from deploy.bundle import Bundle
+from deploy.data import random_inputs
+from deploy.errors import GoldenMismatch
 from deploy.session import Session
 
 # XNNPACK and TFLite's reference kernels round differently by at most one step, and one CPU may get the one where
@@ -75,11 +77,43 @@ def verify(session: Session, bundle: Bundle, threads: int = 1, limit_s: float | 
         NotOnBoard: it is not there, or has none.
         ModelRefused, RunnerKilled: as any run.
     """
-    model = inference.load(session, bundle=bundle.digest, threads=threads, subject=bundle.name, limit_s=limit_s)
+    return _run(session, bundle.digest, bundle.name, bundle.manifest.golden or {}, threads, limit_s)
+
+
+def prove(session: Session, digest: str, name: str, golden: dict[str, Any] | None, seed: int = 0) -> Verification | None:
+    """
+    What stands between a release and `current`: its golden vectors, or, where it has none, that it loads and runs once.
+
+    Args:
+        digest, name, golden: of the bundle, which is on the board; the host need not have it.
+        seed: of the one invocation.
+
+    Raises:
+        GoldenMismatch: the answers there are not the golden ones.
+        BoardError: as any run.
+    """
+    if golden is None:
+        model = inference.load(session, bundle=digest, subject=name)
+        list(inference.infer(session, model, random_inputs(model.inputs, 1, seed), subject=name))
+        inference.unload(session, name)
+        return None
+    verification = _run(session, digest, name, golden, 1, None)
+    if not verification.passed:
+        raise GoldenMismatch(
+            f"{name}: {verification.summary} (board {session.board.name!r}); nothing was switched",
+            f"`deploy inspect {name}.bundle` says which runtime made the golden vectors",
+            verification=verification,
+        )
+    return verification
+
+
+def _run(
+    session: Session, digest: str, name: str, golden: dict[str, Any], threads: int, limit_s: float | None
+) -> Verification:
+    model = inference.load(session, bundle=digest, threads=threads, subject=name, limit_s=limit_s)
     limits: dict[str, Any] = {} if limit_s is None else {"limit_s": limit_s}
-    compared = session.request("model.verify", bundle=bundle.digest, subject=bundle.name, **limits).header["compared"]
-    inference.unload(session, bundle.name)
-    golden = bundle.manifest.golden or {}
+    compared = session.request("model.verify", bundle=digest, subject=name, **limits).header["compared"]
+    inference.unload(session, name)
     return judge(compared, int(golden.get("vectors", 0)), model.runtime, str(golden.get("runtime")))
 
 

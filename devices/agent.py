@@ -11,19 +11,21 @@ goodbye: it goes on into its spool, and the agent ends after it.
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
-import struct
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from devices import facts
+from devices import delta, facts
+from devices.guard import DEFAULT_LEASE_S, Fence, Trust
 from devices.link import Link
 from devices.meters import sampler
 from devices.meters.base import Sample
-from devices.protocol import errors, manifest
+from devices.protocol import errors, manifest, signature
+from devices.protocol.conversation import PROTOCOL, SAMPLE
 from devices.protocol.errors import AgentError
 from devices.protocol.framing import Decoder, Encoder, FrameError, Kind, Message
 from devices.spool import Spools, SpoolWriter
@@ -31,12 +33,16 @@ from devices.store import Store
 from devices.supervisor import RunnerProcess
 from devices.turn import Turn
 
-PROTOCOL = 1
 HEARTBEAT_S = 1.0
 DEFAULT_LIMIT_S = 120.0
 MEASURE_MARGIN_S = 60.0  # loading, and chunks that end late
 PROBE_LIMIT_S = 60.0
-_SAMPLE = struct.Struct("<qid")  # t_ns, rail, value
+PATCH_POLL_S = 0.02
+
+# What a conversation may ask that does not hold the lease: it changes nothing and loads nothing.
+_HARMLESS = frozenset(
+    ["ping", "state", "session.claim", "key.pin", "store.progress", "release.find", "release.current", "release.list", "meters.list", "spool.list", "spool.read"]
+)
 
 Answer = tuple[dict[str, Any], bytes]
 Handler = Callable[[dict[str, Any], bytes], Optional[Answer]]
@@ -113,13 +119,19 @@ class Agent:
         self._gone = False
         self._spools = Spools(root / "spool")
         self._turn = Turn(root / "turn")
+        self._trust = Trust(root)
+        self._fence = Fence(root)
         self._handlers: dict[str, Handler] = {
             "ping": lambda header, payload: ({"clock_ns": time.monotonic_ns()}, payload),
             "state": lambda header, payload: (facts.state(self._sysroot, self._store.root), b""),
+            "session.claim": self._session_claim,
+            "key.pin": self._key_pin,
             "store.progress": self._store_progress,
             "store.put": self._store_put,
+            "store.patch": self._store_patch,
             "release.find": self._release_find,
-            "release.stage": lambda header, payload: ({"release": self._store.stage(payload)}, b""),
+            "release.list": self._release_list,
+            "release.stage": self._release_stage,
             "release.activate": self._release_activate,
             "release.drop": self._release_drop,
             "release.current": self._release_current,
@@ -250,6 +262,8 @@ class Agent:
                 raise AgentError(errors.BAD_REQUEST, "a request without an id")
             if handler is None:
                 raise AgentError(errors.UNKNOWN_OP, f"this agent knows no {op!r}", ops=sorted(self._handlers))
+            if op not in _HARMLESS:
+                self._fence.check()
             answer = handler(message.header, message.payload)
         except AgentError as error:
             self._send(Kind.ERROR, {"id": request, **error.header()})
@@ -270,25 +284,105 @@ class Agent:
 
     # The store and releases
 
+    def _session_claim(self, header: dict[str, Any], payload: bytes) -> Answer:
+        self._fence.claim(header["token"], header["owner"], header.get("seconds", DEFAULT_LEASE_S))
+        return {}, b""
+
+    def _key_pin(self, header: dict[str, Any], payload: bytes) -> Answer:
+        fingerprint, new = self._trust.pin(header["public_key"], header.get("replace") is True)
+        return {"key": fingerprint, "new": new}, b""
+
     def _store_progress(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        self._store.bringing()
         return {"progress": {d: self._store.progress(d) for d in header["digests"]}}, b""
 
     def _store_put(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        self._store.bringing()
         whole = self._store.put(header["sha256"], header["bytes"], header["offset"], payload)
         return {"whole": whole}, b""
 
+    def _store_patch(self, header: dict[str, Any], payload: bytes) -> None:
+        """Make the blob `sha256` of the blobs `base` and `delta`, in a process of its own; `delta` is used up."""
+        self._require_idle()
+        self._stop_runner()
+        self._turn.take(alone=False)  # it keeps a core busy, and a measurement must be alone
+        self._store.bringing()
+        self._begin(header, self._patch(header["sha256"], header["base"], header["delta"], _limit(header)))
+
+    def _patch(self, sha256: str, base: str, patch: str, limit_s: float) -> Steps:
+        end = time.monotonic() + limit_s
+        whole = self._store.progress(sha256) < 0
+        found = self._store.path(patch)
+        try:
+            if whole:
+                return {}, b""
+            old = self._store.path(base)
+            size = delta.read_header(found).target_bytes
+            made = self._store.patching(sha256, size)
+            process = delta.Process(old, found, made)
+            try:
+                while not process.ended():
+                    if time.monotonic() > end:
+                        raise AgentError(errors.TIME_LIMIT, f"killed after {limit_s:g} s (time limit)")
+                    yield Pause(PATCH_POLL_S)
+                process.check(self._store.full(size))
+                self._store.adopt(made, sha256)
+            finally:
+                process.kill()
+                if made.exists():
+                    made.unlink()
+        finally:
+            found.unlink()
+        return {}, b""
+
     def _release_find(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """
+        The release of a bundle, if it is here and may run; what is current; whether this Python proved that.
+
+        A host that finds its bundle current and `fit` has nothing more to do.
+        """
         found = self._store.find(header["bundle"])
-        return {"release": found[0] if found else None, **self._current()}, b""
+        if found is not None:
+            try:
+                self._require_signed(found[0])
+            except AgentError:
+                found = None  # the host stages it again, and is told what is wrong with its signature, or mends it
+        fit = self._store.python_of_current() == self._identity["python"] and facts.has_runtime(self._store.runtime())
+        return {"release": found[0] if found else None, "fit": fit, **self._current()}, b""
+
+    def _release_list(self, header: dict[str, Any], payload: bytes) -> Answer:
+        return {}, json.dumps(self._store.listing()).encode()
+
+    def _release_stage(self, header: dict[str, Any], payload: bytes) -> Answer:
+        signed = header["signature"].encode() if header.get("signature") else None
+        if signed is not None and len(signed) > signature.MAX_BYTES:
+            raise AgentError(errors.BAD_REQUEST, f"a signature of {len(signed)} bytes")
+        self._trust.check("the bundle", payload, signed)
+        self._store.bringing()
+        return {"release": self._store.stage(payload, signed)}, b""
+
+    def _require_signed(self, release: str) -> None:
+        """Untrusted, where a key is pinned and has not signed this release."""
+        self._trust.check(release, self._store.manifest_of(release), self._store.signature_of(release))
 
     def _release_activate(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        self._store.activate(header["release"])
-        return {}, b""
+        release = header["release"]
+        self._require_signed(release)
+        self._store.activate(release, self._identity["python"])
+        self._store.settled()
+        pruned: list[str] = []
+        if header.get("keep") is not None:
+            try:
+                pruned = self._store.prune(release.partition("/")[0], max(1, int(header["keep"])))
+            except (AgentError, OSError):
+                pass  # it is current: that old files could not be removed must not look as if it were not
+        return {"pruned": pruned}, b""
 
     def _release_drop(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._require_idle()
         self._stop_runner()
         self._store.drop(header["release"])
+        self._store.settled()
         return {}, b""
 
     def _release_current(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -347,7 +441,7 @@ class Agent:
             raise AgentError(errors.BAD_REQUEST, f"rate_hz {rate_hz:g} is not in [0.01, 10000]")
 
         def deliver(samples: list[Sample]) -> None:
-            packed = b"".join(_SAMPLE.pack(s.t_ns, s.rail, s.value) for s in samples)
+            packed = b"".join(SAMPLE.pack(s.t_ns, s.rail, s.value) for s in samples)
             self._samples.append(Message(Kind.EVENT, {"id": request, "samples": len(samples)}, packed))
             os.write(self._wake_write, b"s")
 
@@ -394,10 +488,12 @@ class Agent:
             found = self._store.find(header["bundle"])
             if found is None:
                 raise AgentError(errors.NOT_FOUND, f"bundle {str(header['bundle'])[:12]} is not on this board")
+            self._require_signed(found[0])
             sha256 = found[1].files[manifest.MODEL].sha256
             shapes = shapes or {name: list(shape) for name, shape in found[1].shapes.items()}
         else:
             sha256 = header["sha256"]
+            self._trust.check("a bare model", b"", None)
         path = self._store.checked(sha256)
         threads = int(header.get("threads", 1))
         if not 1 <= threads <= 1024:

@@ -10,16 +10,19 @@ small board, and the agent has heartbeats to send.  It ends when its input is cl
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from devices.protocol import delta
+from devices.protocol import delta, errors
 from devices.protocol.delta import CHUNK, COPY, Header, Op, Stream
+from devices.protocol.errors import AgentError
 from devices.protocol.rangecoder import Contexts, decoder
 
 BAD_DELTA = 3  # exit codes
@@ -45,21 +48,71 @@ def apply(base: Path, patch: Path, target: Path) -> None:
     """
     with base.open("rb") as old, patch.open("rb") as source, open(target, "wb", opener=_private) as out:
         header = delta.parse_header(source.read(delta.HEADER_BYTES))
-        if os.fstat(old.fileno()).st_size != header.base_bytes or not _digest(old).startswith(header.base):
+        if not _digest(old).startswith(header.base):
             raise ValueError("it is for another base")
         made = hashlib.sha256()
         for chunk in _replay(header, old, _bytes_of(source)):
             made.update(chunk)
             out.write(chunk)
-        if made.digest() != header.target:
+        if made.digest()[: len(header.target)] != header.target:
             raise ValueError("what it makes is not what it announces")
         out.flush()
         os.fsync(out.fileno())
 
 
+class Process:
+    """`apply` in a process of its own."""
+
+    def __init__(self, base: Path, patch: Path, target: Path) -> None:
+        package = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "devices.delta", str(base), str(patch), str(target)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def check(self, full: AgentError) -> None:
+        """
+        Once it has ended.
+
+        Args:
+            full: what to raise when the disk had no room.
+
+        Raises:
+            AgentError: bad-digest, the delta does not make the target; disk-full; io-error.
+        """
+        assert self._process.stdout
+        said = self._process.stdout.read(4096).decode("utf-8", "replace")
+        code = self._process.returncode
+        if code == BAD_DELTA:
+            raise AgentError(errors.BAD_DIGEST, f"the delta cannot be applied: {said}")
+        if code == DISK and said in (str(errno.ENOSPC), str(errno.EDQUOT)):
+            raise full
+        if code == DISK:
+            raise AgentError(errors.IO_ERROR, f"applying the delta: {os.strerror(int(said))}")
+        if code:
+            raise AgentError(errors.INTERNAL, f"applying the delta ended with exit code {code}")
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+
 def _replay(header: Header, base: IO[bytes], source: Iterator[int]) -> Iterator[bytes]:
     contexts = Contexts()
-    stream = Stream(decoder(contexts, source), contexts, header)
+    size = os.fstat(base.fileno()).st_size
+    stream = Stream(decoder(contexts, source), contexts, size, header.target_bytes)
     left = header.target_bytes
     unknown = Op(COPY, 1, 0)
     while left:

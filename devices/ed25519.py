@@ -4,14 +4,13 @@ Ed25519, verification alone, in Python integers: RFC 8032, section 5.1.
 A board has no cryptography package.  Verifying handles nothing secret, so time may depend on the values; it takes some
 milliseconds, once for each release.
 
-The curve is -x**2 + y**2 = 1 + d x**2 y**2 over the integers modulo p.  A point is (X, Y, Z, T) with x = X/Z, y = Y/Z and
-x y = T/Z, so that adding needs no division.
+The curve is -x**2 + y**2 = 1 + d x**2 y**2 over the integers modulo p.  A point is (X, Y, Z, T) with x = X/Z, y = Y/Z
+and x y = T/Z, so that adding needs no division.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Optional, Tuple
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -21,7 +20,7 @@ _L = 2**252 + 27742317777372353535851937790883648493  # order of the base point
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 _ROOT_OF_MINUS_1 = pow(2, (_P - 1) // 4, _P)
 
-Point = Tuple[int, int, int, int]
+Point = tuple[int, int, int, int]
 _NEUTRAL: Point = (0, 1, 1, 0)
 
 
@@ -75,7 +74,7 @@ def _encode(point: Point) -> bytes:
     return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
-def _decode(data: bytes) -> Optional[Point]:
+def _decode(data: bytes) -> Point | None:
     """Section 5.1.3: y and the sign of x; None where that is no point, or not the one way to write it."""
     number = int.from_bytes(data, "little")
     sign, y = number >> 255, number & (2**255 - 1)

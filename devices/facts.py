@@ -7,6 +7,7 @@ from the answer, never zero.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
@@ -124,3 +125,19 @@ def _throttled(root: Path) -> int | None:
 def _load(root: Path) -> float | None:
     text = _text(root / "proc/loadavg")
     return float(text.split()[0]) if text else None
+
+
+def has_runtime(folder: Path | None) -> bool:
+    """
+    Whether numpy and LiteRT lie where the runner would look for them; nothing is imported.
+
+    Args:
+        folder: with the runtime that deploy brought; None if it brought none.
+    """
+    if folder is not None:
+        return (folder / "numpy").is_dir() and (folder / "ai_edge_litert").is_dir()
+    try:
+        found = [importlib.util.find_spec(name) for name in ("numpy", "ai_edge_litert", "tflite_runtime")]
+    except (ImportError, ValueError):
+        return False
+    return found[0] is not None and any(found[1:])

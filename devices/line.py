@@ -115,6 +115,8 @@ class Line:
                 self._out += arq.control(arq.Kind.READY, 0)
                 self._ready_at = now + READY_S
             due = self._ready_at
+        if self._out:
+            due = now + 0.02  # the tty takes no more just now
         if now - self._heard > self._silence_s:
             return False
         if self._probing is not None and now - max(self._probing, self._heard) > RATE_S:
@@ -184,7 +186,7 @@ class Line:
 
     def _change_rate(self, rate: int) -> None:
         """Tell the host, wait until that is out, go there; silence at the new rate brings the old one back."""
-        code = getattr(termios, "B%d" % rate, None)
+        code = getattr(termios, f"B{rate}", None)
         if code is None:
             return  # the host hears nothing and stays
         self._out += arq.control(arq.Kind.RATE, self._number, rate)
@@ -196,7 +198,10 @@ class Line:
     def _set_rate(self, code: int) -> None:
         attributes = termios.tcgetattr(self._fd)
         attributes[4] = attributes[5] = code
-        termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
+        try:
+            termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
+        except termios.error:
+            pass  # this UART cannot; the host hears nothing at the other rate, and comes back
 
     # The command
 

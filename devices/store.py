@@ -5,6 +5,7 @@ Everything lies below one root, modes 0700 and 0600::
 
     store/<sha256>              whole and verified; never changed
     store/<sha256>.part         on its way; its size says where to go on
+    store/<sha256>.<pid>.patched    being made of another one and a delta
     releases/<bundle>/<n>/      manifest.json of the n-th release of that bundle; `unproven` until it was current
     current                     -> releases/<bundle>/<n>, switched by one rename
     runtime/<sha256>/           numpy and the LiteRT runtime, unpacked, where the board has none of its own
@@ -44,6 +45,7 @@ MAX_BLOB = 4 << 30
 # What must stay free: a board whose disk we fill to the last byte cannot even log the fact.
 RESERVE_BYTES = 1 << 20
 MAX_UNPACKED = 2 << 30
+_PATCHED = ".patched"
 UNPROVEN = "unproven"  # in the folder of a release that was never current
 # All that ever lies below the root.
 OURS = ("store", "releases", "current", "runtime", "agent", "spool", "turn", "history", "key", "lease")
@@ -113,7 +115,9 @@ class Store:
         """
         if self.progress(sha256) < 0:
             return True
-        if type(total) is not int or type(offset) is not int or not 0 <= total <= MAX_BLOB:
+        if type(total) is not int or type(offset) is not int:
+            raise AgentError(errors.BAD_REQUEST, "bytes and offset are whole numbers")
+        if not 0 <= total <= MAX_BLOB:
             raise AgentError(errors.BAD_REQUEST, f"a blob of {total} bytes; the limit is {MAX_BLOB}")
         if offset + len(data) > total:
             raise AgentError(errors.BAD_REQUEST, f"{offset + len(data)} bytes of a blob of {total}")
@@ -141,6 +145,36 @@ class Store:
             os.replace(part, self._blob(sha256))
         return True
 
+    def patching(self, sha256: str, size: int) -> Path:
+        """
+        Where to make the blob `sha256`, of `size` bytes, before it is taken by `adopt`.
+
+        Raises:
+            AgentError: bad-request; disk-full.
+        """
+        path = self._blob(sha256).with_suffix(f".{os.getpid()}{_PATCHED}")
+        self._require_space(size)
+        return path
+
+    def adopt(self, made: Path, sha256: str) -> None:
+        """
+        Take a file below `store/` as the blob `sha256`.
+
+        Raises:
+            AgentError: bad-digest, it is not that, and was dropped.
+        """
+        with _disk_errors(self.root):
+            if _sha256(made) != sha256:
+                made.unlink()
+                raise AgentError(errors.BAD_DIGEST, f"{sha256[:12]} came out damaged and was dropped", sha256=sha256)
+            os.replace(made, self._blob(sha256))
+            self._blob(sha256).with_suffix(".part").unlink(missing_ok=True)
+
+    def full(self, size: int) -> AgentError:
+        """The error for a disk that had no room for `size` bytes."""
+        stat = os.statvfs(self.root)
+        return _disk_full(self.root, stat.f_bavail * stat.f_frsize, size)
+
     @contextlib.contextmanager
     def _open_part(self, part: Path) -> Iterator[int]:
         """A partial file, open for appending; other conversations that bring the same blob wait for each other."""
@@ -152,10 +186,10 @@ class Store:
                 if not _is_same(fd, part):
                     continue  # renamed or dropped by whoever had it
                 yield fd
-                if os.fstat(fd).st_size == 0 and _is_same(fd, part):
-                    part.unlink()
                 return
             finally:
+                if os.fstat(fd).st_size == 0 and _is_same(fd, part):
+                    part.unlink()
                 os.close(fd)
 
     def bringing(self) -> None:
@@ -232,7 +266,7 @@ class Store:
         current, entries = self.current(), self._history.entries()
         return entries[-1].python if current and entries and entries[-1].release == current[0] else None
 
-    def list(self) -> list[dict[str, Any]]:
+    def listing(self) -> list[dict[str, Any]]:
         """Every release, by bundle and number; one whose manifest is damaged has no bundle."""
         current, previous = self.current(), self.previous()
         found: list[dict[str, Any]] = []
@@ -257,6 +291,15 @@ class Store:
                 }
             )
         return found
+
+    def manifest_of(self, release: str) -> bytes:
+        """
+        The content of a release's manifest.
+
+        Raises:
+            AgentError: bad-request or not-found.
+        """
+        return _read(self._release(release) / "manifest.json") or b""
 
     def signature_of(self, release: str) -> bytes | None:
         """The content of a release's signature.json; None if it has none."""
@@ -371,11 +414,12 @@ class Store:
             if not in_use:
                 shutil.rmtree(folder)
                 removed.append(name)
-        for leftover in self.releases.glob("*/.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for folder in filter(_is_folder, self.releases.iterdir()):
+            for leftover in folder.glob(".*"):
+                shutil.rmtree(leftover, ignore_errors=True)
         used = self._used()
         for blob in self.blobs.iterdir():
-            if manifest.is_digest(blob.name) and blob.name not in used:
+            if blob.suffix == _PATCHED or (manifest.is_digest(blob.name) and blob.name not in used):
                 blob.unlink()
         return removed
 

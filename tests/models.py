@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import flatbuffers
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from deploy.delta import ranges
 
 
 def elementwise(
@@ -64,3 +67,30 @@ def _tensor(name: str, shape: tuple[int, ...], dtype: str, open_batch: bool) -> 
     tensor.buffer = 0
     tensor.quantization = schema.QuantizationParametersT()
     return tensor
+
+
+def perturbed(model: bytes, share: float, step: int, seed: int, jitter: bool = False) -> bytes:
+    """
+    A model as if it had been trained a little longer: a `share` of its weights moves by 1 to `step`, up or down.
+
+    Args:
+        jitter: its scales (by some 0.2 %) and biases (by up to 20) move as well; else they do when `share` hits them.
+    """
+    rng = np.random.default_rng(seed)
+    out = bytearray(model)
+    for each in ranges(model):
+        field, where = each.keys[0][0], slice(each.start, each.end)
+        if field == 2 and jitter:
+            scales = np.frombuffer(model[where], "<f4")
+            out[where] = (scales * (1 + rng.normal(0, 0.002, scales.size))).astype("<f4").tobytes()
+        elif field == "data":
+            wide = {0: "<i4", 1: "<i2", 2: "<i4", 4: "<i8", 7: "<i2"}  # floats by their bits
+            values = np.frombuffer(model[where], wide.get(each.type, "i1"))
+            moves = rng.integers(1, step + 1, values.size) * rng.choice([-1, 1], values.size)
+            moves *= rng.random(values.size) < share
+            if jitter and each.type == 2:
+                moves = rng.integers(-20, 21, values.size)
+            info = np.iinfo(values.dtype)
+            moved = np.clip(values.astype(np.int64) + moves, info.min, info.max)
+            out[where] = moved.astype(values.dtype).tobytes()
+    return bytes(out)

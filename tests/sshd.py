@@ -62,6 +62,9 @@ class Sshd:
             UsePAM no
             StrictModes no
             PermitRootLogin yes
+            MaxStartups 100
+            MaxSessions 100
+            Subsystem sftp /usr/lib/openssh/sftp-server
             ForceCommand {wrapper}
             """
         )

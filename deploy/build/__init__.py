@@ -26,6 +26,7 @@ from deploy.session import connect
 from devices.protocol import manifest as manifests
 from devices.protocol.manifest import Manifest
 
+TAKES = ".tflite, .keras, .h5, a SavedModel folder or module:function"
 RECIPES = ("int8", "float32", "float16", "dynamic", "as-is")
 
 
@@ -132,6 +133,8 @@ def _model(
             return Path(source).read_bytes()
         except OSError as error:
             raise BuildError(f"{source}: {error.strerror}") from None
+    if ":" not in source and not Path(source).exists():
+        raise BuildError(f"{source}: no such file", "`deploy build` takes " + TAKES)
     if recipe == "as-is":
         raise BuildError(f"--recipe as-is is for .tflite files; {source} is none")
     from deploy.build import convert

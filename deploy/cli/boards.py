@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     help="""List, check and add boards of boards.yaml."""
     + common.example("deploy boards", "deploy boards check local"),
 )
+@common.json_option
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is None:
-        context.invoke(list_)
+        context.invoke(list_, as_json=as_json)
 
 
 @command.command("list", help="""List the boards.""" + common.example("deploy boards list --json"))
@@ -45,6 +46,7 @@ def list_(boards_file: str | None, as_json: bool = False) -> None:
     + common.example("deploy boards check local"),
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@common.strict_option
 @common.json_option
 @click.pass_obj
 def check(boards_file: str | None, names: tuple[str, ...], as_json: bool) -> int:
@@ -182,18 +184,72 @@ def add(
 
 
 @command.command(
+    "discover",
+    help="""List the serial ports of this machine that a board may hang on: USB adapters first."""
+    + common.example("deploy boards discover"),
+)
+@common.json_option
+def discover(as_json: bool) -> None:
+    from deploy.transport.ports import ports
+
+    found = ports()
+    if as_json:
+        common.show_json(found)
+    elif not found:
+        common.note("no serial port here; boards on the network are named by `deploy boards add NAME --host HOST`")
+    else:
+        table = common.new_table("port", "adapter", "serial number")
+        for port in found:
+            table.add_row(port.path, port.adapter, port.serial_number or "")
+        common.show_table(table)
+        common.note(f"in boards.yaml: `transport: {{kind: serial, port: {found[0].path}, baud: 115200, user: NAME}}`")
+
+
+@command.command(
     "clean",
     help="""Remove all that deploy ever put on a board.""" + common.example("deploy boards clean local"),
 )
 @click.argument("name")
+@common.strict_option
 @click.pass_obj
 def clean(boards_file: str | None, name: str) -> None:
     registry = common.registry(boards_file)
     board = registry[name]
-    with common.session_with(registry, board) as session:
+    with common.session_with(registry, board, trust=False) as session:
         root = session.hello["root"]
         session.request("clean")
     common.show(f"{name}: removed {root}")
+
+
+@command.command(
+    "trust",
+    help="""
+    Pin the `public_key` that boards.yaml gives for the board NAME there: from then on it runs only what that key has
+    signed.  The first verb that connects does that too; --replace puts it in the place of another one.
+    """
+    + common.example("deploy boards trust local --replace"),
+)
+@click.argument("name")
+@click.option("--replace", is_flag=True, help="Also when another key is pinned there.")
+@common.strict_option
+@common.json_option
+@click.pass_obj
+def trust(boards_file: str | None, name: str, replace: bool, as_json: bool) -> None:
+    from deploy.errors import ConfigError
+
+    registry = common.registry(boards_file)
+    board = registry[name]
+    if board.public_key is None:
+        raise ConfigError(
+            f"{registry.path or 'the embedded registry'} has no public_key for {name!r}",
+            "`deploy keygen -o KEY` makes a key pair; `public_key: KEY.pub` names it in boards.yaml",
+        )
+    with common.session_with(registry, board, trust=False) as session:
+        pinned = session.request("key.pin", public_key=board.public_key, replace=replace).header
+    if as_json:
+        common.show_json({"board": name, "key": pinned["key"], "new": pinned["new"]})
+    else:
+        common.show(f"{name}: runs what {pinned['key']} has signed{'' if pinned['new'] else ', as before'}")
 
 
 def _where(board: Board) -> str:

@@ -56,6 +56,9 @@ def read_labels(path: Path) -> list[str]:
 @click.option("--vectors", default=8, show_default=True, type=click.IntRange(1, 1000), help="Golden vectors.")
 @click.option("--no-golden", is_flag=True, help="Pack it unproven, without running it on this machine.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
+@click.option(
+    "--sign", "key", metavar="KEY", type=click.Path(path_type=Path), help="Sign it with this key of `deploy keygen`."
+)
 @common.json_option
 def command(
     source: str,
@@ -69,8 +72,10 @@ def command(
     vectors: int,
     no_golden: bool,
     seed: int,
+    key: Path | None,
     as_json: bool,
 ) -> None:
+    from deploy import signing
     from deploy.build import build
     from deploy.data import parse_preprocess
 
@@ -90,7 +95,8 @@ def command(
             note=bar.note,
             progress=bar.samples,
         )
-        built.bundle.write(out)
+        bundle, signer = signing.sign(built.bundle, key) if key else (built.bundle, None)
+        bundle.write(out)
     manifest = built.bundle.manifest
     if as_json:
         common.show_json(
@@ -106,4 +112,6 @@ def command(
         common.show(f"golden   {manifest.golden['vectors']} vectors by {manifest.golden['runtime']}")
     else:
         common.show("golden   none: the bundle is unproven")
+    if signer:
+        common.show(f"signed   by {signer}")
     common.show(f"digest   {built.bundle.digest}")

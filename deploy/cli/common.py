@@ -47,7 +47,35 @@ def board_option(function: F) -> F:
     return click.option(
         "--board", "-b", "board_name", default="local", show_default=True, metavar="NAME",
         shell_complete=_complete_board, help="Board of boards.yaml.",
+    )(strict_option(function))  # fmt: skip
+
+
+def boards_option(function: F) -> F:
+    """One board or several."""
+    function = click.option(
+        "--tag", "tags", multiple=True, metavar="TAG", help="Every board of boards.yaml with this tag; may be repeated."
+    )(strict_option(function))
+    return click.option(
+        "--board", "-b", "board_names", multiple=True, metavar="NAME", shell_complete=_complete_board,
+        help="Board of boards.yaml; may be repeated [local].",
     )(function)  # fmt: skip
+
+
+def strict_option(function: F) -> F:
+    """For every verb that connects; `is_strict` says whether it was given."""
+    return click.option(
+        "--strict", is_flag=True, expose_value=False, envvar="DEPLOY_STRICT", callback=_set_strict,
+        help="Pin no host key: refuse a board that is met for the first time [$DEPLOY_STRICT].",
+    )(function)  # fmt: skip
+
+
+def _set_strict(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta["deploy.strict"] = context.meta.get("deploy.strict", False) or value
+
+
+def is_strict() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get("deploy.strict"))
 
 
 class Finite(click.FloatRange):
@@ -83,14 +111,19 @@ def registry(boards_file: str | None) -> Registry:
 
 
 @contextlib.contextmanager
-def session_with(registry: Registry, board: Board) -> Iterator[Session]:
+def session_with(registry: Registry, board: Board, trust: bool = True) -> Iterator[Session]:
     """Connect to a board; says so when its host key is met first."""
     from deploy.session import connect
 
-    with connect(board, registry.known_hosts) as session:
+    with connect(board, registry.known_hosts, ask=ask_password, strict=is_strict(), trust=trust) as session:
         if session.pinned:
             note(f"{board.name}: host key {session.pinned} met and pinned in {registry.known_hosts}")
         yield session
+
+
+def ask_password(prompt: str) -> str:
+    """Of a board's console.  Read from the terminal, and kept nowhere."""
+    return str(click.prompt(prompt.rstrip(": "), hide_input=True, err=True))
 
 
 def store_of(registry: Registry) -> Store:
@@ -120,18 +153,16 @@ def bring(session: Session, bundle: Bundle) -> Pushed:
     """Make sure the board has its runtime and the bundle; says what it did, unless nothing was to do."""
     pushed = push_to(session, bundle)
     if not pushed.was_current:
-        note(pushed_line(session, pushed))
+        note(pushed_line(session.board, pushed))
     return pushed
 
 
 def push_to(session: Session, bundle: Bundle) -> Pushed:
     """Bring the runtime, if the board lacks it, and the bundle, showing progress."""
-    from deploy import push, runtime
+    from deploy import fleet
 
     with progress_bar(f"{session.board.name}: {bundle.name}") as bar:
-        runtime.ensure(session, bar.bytes, bar.note)
-        pushed = push.push(session, bundle, bar.bytes, bar.note)
-    return pushed
+        return fleet.bring(session, bundle, bar)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +191,13 @@ def on_board(boards_file: str | None, board_name: str, bundle: Bundle) -> Iterat
         yield OnBoard(known, session, bundle)
 
 
-def pushed_line(session: Session, pushed: Pushed) -> str:
+def pushed_line(board: Board, pushed: Pushed) -> str:
     if pushed.was_current:
-        return f"{session.board.name}: {pushed.release} is current already"
+        return f"{board.name}: {pushed.release} is current already"
     sent = f"{size(pushed.sent_bytes)} of {size(pushed.total_bytes)} sent" if pushed.sent_bytes else "nothing to send"
+    sent += ", the model as a delta" if pushed.delta_base else ""
     proof = pushed.verification.summary if pushed.verification else "no golden vectors: loaded and invoked once"
-    return f"{session.board.name}: {pushed.release} is current ({sent}; {proof})"
+    return f"{board.name}: {pushed.release} is current ({sent}; {proof})"
 
 
 def run_record(session: Session, bundle: Bundle, command: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from deploy.cli import common
     invoke_without_command=True,
     help="""List, show and export what was measured.""" + common.example("deploy runs", "deploy runs show last"),
 )
+@common.json_option
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is None:
-        context.invoke(list_)
+        context.invoke(list_, count=20, as_json=as_json)
 
 
 @command.command("list", help="""List the runs, newest first.""" + common.example("deploy runs list --count 20"))

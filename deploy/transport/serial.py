@@ -59,6 +59,7 @@ _BOOT = re.compile(
 )
 _ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
 _END = re.compile(rb"DEPLOY-END-(\d+)")
+_OLD = re.compile(rb"DEPLOY-OLD (\d[\d.]+)")
 
 # Typed into the shell.  Takes lines of base64: checksum, offset, bytes; says after each how far it is.
 _RECEIVER = """
@@ -69,7 +70,8 @@ d=b""
 while len(d)<{size}:
  os.write(1,b"DEPLOY-AT %d.\\n"%len(d))
  try:
-  c=b.a2b_base64(sys.stdin.buffer.readline())
+  l=sys.stdin.buffer.readline();b"\\3"in l and sys.exit(3)
+  c=b.a2b_base64(l)
   if b.crc32(c[4:])==int.from_bytes(c[:4],"big")and int.from_bytes(c[4:8],"big")==len(d):d+=c[8:]
  except ValueError:0
 exec(zlib.decompress(d))
@@ -287,6 +289,10 @@ class Serial:
         self.description = f"serial {settings.port} at {settings.baud} baud"
         self._splitter = arq.Splitter()
         self._typed = False
+        self._logged_in = False
+        self._said = b""
+        self._secret: str | None = None  # the password, while the login may have to be repeated
+        self._reached: tuple[int, arq.Connection] | None = None
         try:
             self._port = _Port(settings.port, settings.baud)
         except (OSError, ValueError) as error:
@@ -301,8 +307,7 @@ class Serial:
         """
         try:
             self._leave()
-            if self._meet():
-                self._start_line()
+            self._start_line()
             number, link = self._connect()
             self._raise_rate(number, link)
         except OSError as error:
@@ -359,9 +364,9 @@ class Serial:
             self._type("\r" if attempt == 0 else "\x15\r")  # ^U: what noise has typed is no user name
             text, frames = self._listen(2.0, _prompted, quiet_s=0.4)
             said = text or said
-            if any(_is_frame(body) for body in frames) or (not text and silent):
-                if self._reach(1.5 if text else 3.5) is not None:
-                    return False
+            owned = any(_is_frame(body) for body in frames) or (not text and silent)
+            if owned and self._reach(1.5 if text else 3.5) is not None:
+                return False
             if _LOGIN.search(text):
                 if self._log_in():
                     return True
@@ -374,7 +379,7 @@ class Serial:
                     raise self._unreachable(
                         "nothing comes, not even an echo",
                         "is it switched on, and are TX and RX the right way round? "
-                        f"`python -m serial.tools.miniterm {self._settings.port} {self._settings.baud}` shows what comes",
+                        f"`python -m serial.tools.miniterm {self._settings.port} {self._settings.baud}` shows it",
                     )
             elif self._answers():
                 return True
@@ -407,7 +412,7 @@ class Serial:
                 f"`user:` of {self._board.name!r} in boards.yaml names one",
             )
         self._type(user + "\r")
-        text, _ = self._listen(15.0, _after_user, quiet_s=2.0)
+        text, _ = self._listen(15.0, _after_user, quiet_s=1.0)
         if _PASSWORD.search(text):
             self._listen(0.1)  # login flushes what was typed before it asked
             self._type(self._password(user) + "\r")
@@ -415,7 +420,7 @@ class Serial:
             if _REFUSED.search(text) or _LOGIN.search(text):
                 raise self._unreachable(
                     f"the login as {user!r} is refused",
-                    f"`keyring set deploy {self._board.name}` stores another password; `user:` in boards.yaml names the user",
+                    f"`keyring set deploy {self._board.name}` stores another password; boards.yaml names the user",
                 )
         elif _REFUSED.search(text):
             raise self._unreachable(f"the login as {user!r} is refused")
@@ -424,10 +429,8 @@ class Serial:
         self._logged_in = True
         return True
 
-    _logged_in = False
-
     def _password(self, user: str) -> str:
-        """From the keyring, if there is one, or from a person.  Kept nowhere."""
+        """From the keyring, if there is one, or from a person; forgotten when the agent's end of the line runs."""
         if find_spec("keyring"):
             try:
                 found = importlib.import_module("keyring").get_password("deploy", self._board.name)
@@ -435,23 +438,27 @@ class Serial:
                 found = None
             if found:
                 return str(found)
+        if self._secret is not None:
+            return self._secret
         if self._ask is None:
             raise self._unreachable(
                 f"it wants the password of {user!r}, and nobody is here to ask",
                 f"`keyring set deploy {self._board.name}` (pip install keyring) stores it",
             )
-        return self._ask(f"password of {user} on {self._board.name} ({self._settings.port}): ")
+        self._secret = self._ask(f"password of {user} on {self._board.name} ({self._settings.port}): ")
+        return self._secret
 
     # The board's end of the line
 
     def _start_line(self) -> None:
-        """Start it from the shell that is there; a damaged line of typing is typed again."""
+        """Find it, or start it from the shell; what the line has damaged is typed again."""
         said = b""
         for _ in range(ATTEMPTS):
-            if self._try_line(said_before := said):
+            if not self._meet() or self._try_line():
+                self._secret = None
                 return
-            said = self._said or said_before
-            if match := re.search(rb"DEPLOY-OLD ([\d.]+)", said):
+            said = self._said or said
+            if match := _OLD.search(said):
                 raise NoPython(
                     f"board {self._board.name!r} has Python {match[1].decode()}; the agent needs 3.9 or newer",
                     "install a newer one there; "
@@ -472,8 +479,6 @@ class Serial:
             board=self._board.name,
         )
 
-    _said = b""
-
     @property
     def _python(self) -> str:
         return self._board.python or "python3"
@@ -490,7 +495,7 @@ class Serial:
         found = pattern.search(text)
         return int(found[1]) if found else None
 
-    def _try_line(self, _: bytes) -> bool:
+    def _try_line(self) -> bool:
         agent = f"{_home(self._board.root)}/agent/{bootstrap.agent_package().sha256}"
         there = self._ask_shell(f"test -f {agent}/devices/line.py") == 0
         program = line_program()
@@ -498,7 +503,8 @@ class Serial:
             start = f"(cd {agent}&&{shlex.quote(self._python)} -m devices --line)"
         else:
             start = f"{shlex.quote(self._python)} -c '{_RECEIVER.format(size=len(program)).strip()}'"
-        leave = ";exit" if self._logged_in else ""
+        # Where a damaged line of typing was the reason, the next attempt needs the shell again.
+        leave = ";case $e in [123]|12?);;*)exit;;esac" if self._logged_in else ""
         self._type(
             f' s=$(stty -g);stty raw -echo;{start};e=$?;stty "$s";echo;echo DEPLOY-END-$e{leave}'.replace("\n", "\r")
             + "\r"
@@ -516,7 +522,7 @@ class Serial:
         text, _ = self._listen(8.0, lambda text, frames: bool(reached.search(text) or _END.search(text)))
         while failures < 40:
             self._said = text
-            if _END.search(text) or b"DEPLOY-OLD" in text:
+            if _END.search(text) or _OLD.search(text):
                 return False
             found = reached.findall(text)
             if found and at < int(found[-1]) <= len(program):
@@ -550,7 +556,7 @@ class Serial:
 
     def _reach(self, patience_s: float) -> tuple[int, arq.Connection] | None:
         """Connect to a board's end of the line; None if nobody accepts."""
-        number = self._number = secrets.randbits(32)
+        number = secrets.randbits(32)
         end = time.monotonic() + patience_s
 
         def accepted(text: bytes, frames: list[bytes]) -> bool:
@@ -563,8 +569,6 @@ class Serial:
                 self._reached = (number, arq.Connection(number, True, time.monotonic()))
                 return self._reached
         return None
-
-    _reached: tuple[int, arq.Connection] | None = None
 
     def _connect(self) -> tuple[int, arq.Connection]:
         reached, self._reached = self._reached or self._reach(10.0), None
@@ -579,7 +583,7 @@ class Serial:
                 continue
             agreed = (arq.Kind.RATE, number, rate)
             self._port.write(arq.control(arq.Kind.RATE, number, rate))
-            _, frames = self._listen(0.6, lambda text, frames: agreed in map(arq.parse_control, frames))
+            _, frames = self._listen(0.6, lambda text, frames: bool(frames))
             if agreed in map(arq.parse_control, frames):
                 self._port.rate(rate)
                 if self._pings(link, 1.5):
@@ -595,7 +599,8 @@ class Serial:
             link.ping()
             self._port.write(link.transmit(time.monotonic()))
             _, frames = self._listen(0.15, lambda text, frames: bool(frames))
-            if any([link.receive(body, time.monotonic()) for body in frames]):
+            answered = [link.receive(body, time.monotonic()) for body in frames]
+            if any(answered):
                 return True
         return False
 

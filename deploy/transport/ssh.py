@@ -11,6 +11,7 @@ ever after.  A key that the user's own ``~/.ssh/known_hosts`` knows is held to t
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import select
@@ -22,7 +23,7 @@ from typing import Any
 import paramiko
 
 from deploy.boards import SshTransport
-from deploy.errors import BoardUnreachable, HostKeyChanged, TransportError
+from deploy.errors import BoardUnreachable, HostKeyChanged, TransportError, UnknownHostKey
 from deploy.transport.base import WRITE_TIMEOUT_S
 
 TAIL_BYTES = 4096
@@ -74,10 +75,12 @@ class Ssh:
     Raises (from the constructor):
         BoardUnreachable: no route, no server, no answer, or no key that the server takes.
         HostKeyChanged: the host key is not the pinned one.
+        UnknownHostKey: none is pinned, and `strict` forbids to.
     """
 
-    def __init__(self, board: str, settings: SshTransport, known_hosts: Path) -> None:
+    def __init__(self, board: str, settings: SshTransport, known_hosts: Path, strict: bool = False) -> None:
         self._board = board
+        self._strict = strict
         self.pinned: str | None = None
         self._known_hosts = known_hosts
         resolved = _user_config(settings.host)
@@ -100,6 +103,9 @@ class Ssh:
                 auth_timeout=settings.timeout_s,
                 sock=_proxy(resolved, host, port),
             )
+        except UnknownHostKey:
+            self._client.close()
+            raise
         except paramiko.BadHostKeyException as error:
             raise self._changed(host, port, error) from None
         except paramiko.AuthenticationException as error:
@@ -142,11 +148,30 @@ class Ssh:
                     raise TransportError(f"{path}: not a known_hosts file: {error}", path=str(path)) from None
 
     def pin(self, hostname: str, key: paramiko.PKey) -> None:
-        """Record the key of a board that is met for the first time."""
+        """
+        Record the key of a board that is met for the first time.
+
+        Raises:
+            UnknownHostKey: strict.
+        """
+        if self._strict:
+            kind = key.get_name().removeprefix("ssh-")
+            raise UnknownHostKey(
+                f"board {self._board!r} is not known yet ({self.description}): it shows {fingerprint(key)}, "
+                "and --strict pins nothing",
+                f"compare with `ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub` there; "
+                f"`deploy boards check {self._board}` pins it",
+                board=self._board,
+                shown=fingerprint(key),
+            )
+        line = f"{hostname} {key.get_name()} {key.get_base64()}\n"
         self._known_hosts.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._known_hosts, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(fd, "a") as out:
-            out.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+        fd = os.open(self._known_hosts, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(fd, "a+") as out:
+            fcntl.flock(out, fcntl.LOCK_EX)  # several boards may be met at once, and two of them be one machine
+            out.seek(0)
+            if line not in out.readlines():
+                out.write(line)
         self.pinned = fingerprint(key)
 
     def _changed(self, host: str, port: int, error: paramiko.BadHostKeyException) -> HostKeyChanged:

@@ -230,12 +230,12 @@ class Connection:
                 if len(content) <= at + _ACK.size:
                     self.rejected += 1
                     return False
-                self._acknowledged(*_ACK.unpack_from(content, at), 0, now)
+                self._acknowledged(_ACK.unpack_from(content, at), 0, now)
                 at += _ACK.size
             self._take(number, offset, content[at:], kind == Kind.FIN)
         elif kind == Kind.ACK and _ACK.size < len(content) <= 1 + _ACK.size + _HISTORY // 8:
             history = int.from_bytes(content[1 + _ACK.size :], "big")
-            self._acknowledged(*_ACK.unpack_from(content, 1), history, now)
+            self._acknowledged(_ACK.unpack_from(content, 1), history, now)
         elif kind == Kind.PING and len(content) == 1:
             self._ack = True
         else:
@@ -376,7 +376,8 @@ class Connection:
             self._delivered += sent.wire
         return sent
 
-    def _acknowledged(self, expected: int, window: int, newest: int, history: int, now: float) -> None:
+    def _acknowledged(self, fields: tuple[int, ...], history: int, now: float) -> None:
+        expected, window, newest = fields
         reached = _near(expected, self._unacked)
         if not self._unacked <= reached <= self._unsent:
             self.rejected += reached > self._unsent
@@ -479,7 +480,7 @@ class _Extreme:
     @property
     def value(self) -> Optional[float]:
         known = [value for value in (self._older, self._newer) if value is not None]
-        return self._best(known) if known else None  # type: ignore[operator,no-any-return]
+        return self._best(known) if known else None  # type: ignore[operator]
 
     def add(self, value: float, now: float) -> None:
         if self._newer is None or now - self._turned > self._span:

@@ -1,8 +1,9 @@
 """
 The delta of two files: a header, then operations in one range-coded stream.
 
-Header: magic, the first 8 bytes of the base's SHA-256 (tells a wrong base apart early), the SHA-256 of the target
-(what counts), both sizes.  Then operations until the target is whole.  Each makes the next `length` bytes of it:
+Header: magic, the first 4 bytes of the base's SHA-256 (tells a wrong base apart early), the first 16 of the target's
+(what counts; the store compares all 32, which the request names), the target's size.  Then operations until the
+target is whole.  Each makes the next `length` bytes of it:
 
     COPY      the same bytes, of the base
     INT8      byte tensors: the difference to the base byte by byte, and whether an element became zero
@@ -20,6 +21,7 @@ The models below are written once, for both directions: see `rangecoder`.  Histo
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import Callable, NamedTuple
 
@@ -32,20 +34,24 @@ CHUNK = 1 << 12  # a multiple of every width and of BLOCK
 BLOCK = 64
 
 COPY, INT8, WIDE, RAW = range(4)
+BY_NOTHING, BY_HISTORY, BY_VALUE = range(3)
 WIDTHS = (1, 2, 4, 8)
 GAIN_BITS = 12
 ONE = 1 << GAIN_BITS
 
-_HEADER = struct.Struct("<3sB8s32sII")
-_MAGIC = b"\xdeDT"
+_HEADER = struct.Struct("<2sB4s16sI")
+_MAGIC = b"\xdeT"
 HEADER_BYTES = _HEADER.size
 
 
 class Header(NamedTuple):
-    base: bytes  # first 8 bytes of its SHA-256
-    target: bytes  # SHA-256
-    base_bytes: int
+    base: bytes  # first 4 bytes of its SHA-256
+    target: bytes  # first 16 bytes of its SHA-256
     target_bytes: int
+
+    @classmethod
+    def of(cls, base: bytes, target: bytes) -> Header:
+        return cls(hashlib.sha256(base).digest()[:4], hashlib.sha256(target).digest()[:16], len(target))
 
     def to_bytes(self) -> bytes:
         return _HEADER.pack(_MAGIC, VERSION, *self)
@@ -58,10 +64,10 @@ def parse_header(data: bytes) -> Header:
     """
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise ValueError("not a delta")
-    _, version, base, target, base_bytes, target_bytes = _HEADER.unpack_from(data)
+    _, version, base, target, target_bytes = _HEADER.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"delta format {version}; this is {VERSION}")
-    return Header(base, target, base_bytes, target_bytes)
+    return Header(base, target, target_bytes)
 
 
 class Op(NamedTuple):
@@ -71,7 +77,7 @@ class Op(NamedTuple):
         length: bytes of the target it makes, >= 1.
         base: where its base begins; None without one.
         width: bytes of an element.
-        by_value: INT8: predict a change from the value of the base, not from the changes before it (pruned layers).
+        by: INT8: what predicts a change, see `_int8`.
         skip: first tell of every BLOCK bytes whether any differs.
         zero: INT8: the byte that stands for zero.
         float_bits: WIDE: bits below the exponent; 0 for integers.
@@ -82,7 +88,7 @@ class Op(NamedTuple):
     length: int
     base: int | None
     width: int = 1
-    by_value: bool = False
+    by: int = 0
     skip: bool = False
     zero: int = 0
     float_bits: int = 0
@@ -99,14 +105,14 @@ class Stream:
 
     Args:
         bit: of the encoder or the decoder.
-        header: bounds what operations may say.
+        base_bytes, target_bytes: bound what operations may say.
     """
 
-    def __init__(self, bit: Bit, contexts: Contexts, header: Header) -> None:
+    def __init__(self, bit: Bit, contexts: Contexts, base_bytes: int, target_bytes: int) -> None:
         self._bit = bit
         self._contexts = contexts
-        self._header = header
-        self._left = header.target_bytes
+        self._base_bytes = base_bytes
+        self._left = target_bytes
         self._expected = 0  # where the base of the next operation most likely begins
         self._numbers: dict[str, int] = {}
         self._kind = 0
@@ -131,11 +137,11 @@ class Stream:
         base: int | None = None
         if kind == COPY or self._flag("based", op.base is not None):
             base = self._expected + self._signed("moved", (op.base or 0) - self._expected)
-            if not 0 <= base <= self._header.base_bytes - length:
-                raise ValueError(f"{length} bytes at {base} of a base of {self._header.base_bytes}")
-        width, by_value, skip, zero, float_bits, run, gains = 1, False, False, 0, 0, 0, op.gains
+            if not 0 <= base <= self._base_bytes - length:
+                raise ValueError(f"{length} bytes at {base} of a base of {self._base_bytes}")
+        width, by, skip, zero, float_bits, run, gains = 1, 0, False, 0, 0, 0, op.gains
         if kind == INT8:
-            by_value = self._flag("by value", op.by_value)
+            by = self._flag("by something", op.by != BY_NOTHING) and 1 + self._flag("by value", op.by == BY_VALUE)
             zero = self._byte(op.zero) if self._flag("zero", op.zero != 0) else 0
             if base is not None and self._flag("gains", bool(gains)):
                 run = 1 + self._number("run", op.run - 1)
@@ -153,7 +159,7 @@ class Stream:
             skip = self._flag("skip", op.skip)
         self._left -= length
         self._expected = (self._expected if base is None else base) + length
-        return Op(kind, length, base, width, by_value, skip, zero, float_bits, run, gains if run else ())
+        return Op(kind, length, base, width, by, skip, zero, float_bits, run, gains if run else ())
 
     def content(self, op: Op) -> Content:
         """
@@ -162,7 +168,7 @@ class Stream:
         Called with chunk after chunk, each of CHUNK bytes but the last.
         """
         if op.kind == INT8:
-            code = self._model(_int8, INT8, op.by_value, op.skip, op.base is not None)
+            code = self._model(_int8, INT8, op.by, op.skip, op.base is not None)
             return _translated(code, op)
         if op.kind == WIDE:
             return self._model(_wide, WIDE, op.width, op.float_bits, op.skip)
@@ -250,7 +256,7 @@ def scaled(base: bytes, op: Op, at: int = 0, tables: dict[int, bytes] | None = N
         end = min(len(base), start + op.run - (at + start) % op.run)
         table = known.get(gain)
         if table is None:
-            if len(known) > 256:
+            if len(known) >= 16:
                 known.clear()
             table = known[gain] = _gain_table(gain, op.zero)
         parts.append(base[start:end].translate(table))
@@ -274,13 +280,13 @@ _LENGTH = [min(abs(value if value < 128 else value - 256).bit_length(), 8) for v
 _ACTIVITIES = 17
 
 
-def _int8(bit: Bit, contexts: Contexts, by_value: bool, skip: bool, based: bool) -> Content:
+def _int8(bit: Bit, contexts: Contexts, by: int, skip: bool, based: bool) -> Content:
     """
     Differences of signed bytes.
 
     What predicts a change is how much changed lately (a mean of some 16 differences, by octaves) and how large the
-    base is; in a layer pruned by magnitude, the base alone.  Then: is it zero now; the sign; the magnitude, as its
-    number of bits and those bits.
+    base is; in a layer pruned by magnitude, the base alone; in a small one nothing, as contexts must learn first.
+    Then: is it zero now; the sign; the magnitude, as its number of bits and those bits.
     """
     changes = contexts.take(max(_ACTIVITIES * 9, 256))
     zeros = contexts.take(256)
@@ -288,6 +294,9 @@ def _int8(bit: Bit, contexts: Contexts, by_value: bool, skip: bool, based: bool)
     lengths = contexts.take(_ACTIVITIES * 9)
     mantissas = contexts.take(9 * 16)
     blocks = contexts.take(2)
+    by_value = by == BY_VALUE
+    size_of = [0] * 256 if by == BY_NOTHING else _LENGTH
+    rate = 31 if by == BY_NOTHING else 4
     activity = 0
     block = 0
 
@@ -308,10 +317,10 @@ def _int8(bit: Bit, contexts: Contexts, by_value: bool, skip: bool, based: bool)
                 old = base[at]
                 new = out[at]
                 octave = mean.bit_length()
-                context = changes + (old if by_value else octave * 9 + _LENGTH[old])
+                context = changes + (old if by_value else octave * 9 + size_of[old])
                 if not bit(context, new != old):
                     out[at] = old
-                    mean -= mean >> 4
+                    mean -= mean >> rate
                     at += 1
                     continue
                 if based and old and bit(zeros + (old if by_value else _LENGTH[old]), new == 0):
@@ -319,7 +328,7 @@ def _int8(bit: Bit, contexts: Contexts, by_value: bool, skip: bool, based: bool)
                     magnitude = 256 - old if old > 127 else old
                 else:
                     difference = (new ^ 128) - (old ^ 128)
-                    side = bit(signs + _LENGTH[old] * 2 + (old > 127), difference < 0)
+                    side = bit(signs + size_of[old] * 2 + (old > 127), difference < 0)
                     magnitude = -difference if difference < 0 else difference
                     context = lengths + octave * 9
                     bits = 0
@@ -331,7 +340,7 @@ def _int8(bit: Bit, contexts: Contexts, by_value: bool, skip: bool, based: bool)
                         number = number << 1 | bit(mantissas + bits * 16 + context, magnitude >> place & 1)
                     magnitude = number
                     out[at] = old - number & 255 if side else old + number & 255
-                mean += magnitude * 256 - mean >> 4
+                mean += magnitude * 256 - mean >> rate
                 at += 1
         activity = mean
 
@@ -352,7 +361,7 @@ def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool)
     signs = contexts.take(2)
     lengths = contexts.take(128)
     mantissas = contexts.take(72 * 8)
-    rest = contexts.take(72 * 64)
+    rest = contexts.take(64)
     blocks = contexts.take(2)
     history = 0
     side = 0
@@ -388,7 +397,7 @@ def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool)
                     raise ValueError(f"a difference of {bits} bits between elements of {size_bits}")
                 number = 1
                 for place in range(bits - 2, -1, -1):
-                    context = mantissas + bits * 8 + number if number < 8 else rest + bits * 64 + place
+                    context = mantissas + bits * 8 + number if number < 8 else rest + place
                     number = number << 1 | bit(context, magnitude >> place & 1)
                 old = (old - number if side else old + number) & modulus - 1
             out[at : at + width] = old.to_bytes(width, "little")
@@ -398,9 +407,13 @@ def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool)
 
 
 def _raw(bit: Bit, contexts: Contexts, width: int, based: bool, skip: bool) -> Content:
-    """Bytes: the same as in the base, or literal, predicted from their place in an element and the byte before."""
+    """
+    Bytes: the same as in the base, or the difference; without a base they are literal.
+
+    Predicted from their place in an element; literal ones also from the same place of the element before.
+    """
     hits = contexts.take(width * 16)
-    literals = contexts.take(width * 8 * 256)
+    trees: dict[int, int] = {}  # few of them are met
     blocks = contexts.take(2)
     hit = 0
     block = 0
@@ -426,12 +439,19 @@ def _raw(bit: Bit, contexts: Contexts, width: int, based: bool, skip: bool) -> C
                     at += 1
                     continue
                 hit = 0
-            before = out[at - width] if at >= width else recent[at - width]
-            tree = literals + (place * 8 + (before >> 5)) * 256
+            if based:  # then the difference
+                key, old = place * 8, base[at]
+            else:
+                before = out[at - width] if at >= width else recent[at - width]
+                key, old = place * 8 + (before >> 5), 0
+            new = new - old & 255
+            tree = trees.get(key, -1)
+            if tree < 0:
+                tree = trees[key] = contexts.take(256)
             node = 1
             for shift in range(7, -1, -1):
                 node = node << 1 | bit(tree + node, new >> shift & 1)
-            out[at] = node & 255
+            out[at] = node + old & 255
             at += 1
         recent = (recent + bytes(out[-width:]))[-width:]
 

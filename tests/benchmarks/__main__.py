@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +29,14 @@ from deploy.measure import Plan, measure
 from deploy.push import push
 from deploy.results.store import Store
 from deploy.session import Session, connect
+from tests.benchmarks import delta
+from tests.benchmarks import push as push_benchmarks
+from tests.benchmarks import serial as serial_benchmarks
+from tests.benchmarks.figure import Figure
 from tests.conftest import CORPUS, ROOT
 
 PAIRS = 9
 MODELS = ("tiny_kws_dscnn_int8.tflite", "tiny_ic_resnet8_int8.tflite", "tiny_ad_autoencoder_int8.tflite")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One row: what, the goal, the result with its spread, and whether the goal is met (None: no goal)."""
-
-    what: str
-    goal: str
-    result: str
-    met: bool | None
 
 
 def main() -> None:
@@ -52,7 +45,8 @@ def main() -> None:
     for column in ("figure", "goal", "here", ""):
         table.add_column(column)
     with tempfile.TemporaryDirectory() as folder:
-        for source in (command_line, agent_size, local_round_trip, ssh_round_trip, overhead):
+        sources = (command_line, agent_size, local_round_trip, ssh_round_trip, push_benchmarks.figures)
+        for source in (*sources, delta.figures, serial_benchmarks.figures, overhead):
             for figure in source(Path(folder)):
                 console.print(f"  {figure.what}: {figure.result}", highlight=False)
                 table.add_row(

@@ -292,6 +292,7 @@ def test_what_cannot_be_meant_is_refused_before_tensorflow_is_started(
     here: Path, source: str, options: dict[str, Any], kind: type[Exception], expected: str
 ) -> None:
     (here / "empty.tflite").touch()
+    (here / "net.keras").touch()
 
     assert expected == refusal(kind, source, **options)
 
@@ -300,7 +301,7 @@ def test_what_cannot_be_meant_is_refused_before_tensorflow_is_started(
     ("source", "options", "kind", "expected"),
     [
         ("net.keras", {}, BuildError, "net.keras: no such file"),
-        ("net.pt", {}, BuildError, "net.pt: no such model"),
+        ("net.pt", {}, BuildError, "net.pt: no such file"),
         ("no_module:conv", {}, BuildError, "no_module:conv: cannot import 'no_module': No module named 'no_module'"),
         ("small_models:missing", {}, BuildError, "small_models:missing: 'small_models' has no function 'missing'"),
         ("small_models:number", {}, BuildError, "small_models:number returned a int, not a Keras model"),

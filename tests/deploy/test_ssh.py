@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,9 @@ import pytest
 from deploy import inference, push, runtime
 from deploy.boards import Board
 from deploy.build import build
+from deploy.cli import run as deploy
 from deploy.data import random_inputs
-from deploy.errors import BoardUnreachable, HostKeyChanged, NoPython, RuntimeMissing, TransportError
+from deploy.errors import BoardUnreachable, HostKeyChanged, NoPython, RuntimeMissing, TransportError, UnknownHostKey
 from deploy.session import Session, connect
 from tests.conftest import GOLDEN
 from tests.sshd import Sshd, keygen
@@ -144,6 +146,59 @@ def test_a_key_that_the_users_own_known_hosts_holds_is_held_to_it(
         connect(board, known_hosts)
 
     assert not known_hosts.exists()
+
+
+def test_a_strict_host_pins_nothing_and_says_what_it_saw(sshd: Sshd, board: Board, known_hosts: Path) -> None:
+    with pytest.raises(UnknownHostKey) as caught:
+        connect(board, known_hosts, strict=True)
+
+    where = f"ssh {sshd.user}@127.0.0.1:{sshd.port}"
+    assert (
+        f"board 'pi' is not known yet ({where}): it shows ED25519 {sshd.fingerprint()}, and --strict pins nothing"
+        == str(caught.value)
+    )
+    assert (
+        "compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there; `deploy boards check pi` pins it"
+        == caught.value.hint
+    )
+    assert not known_hosts.exists()
+    connect(board, known_hosts).close()
+    with connect(board, known_hosts, strict=True) as session:
+        assert session.ping() > 0
+
+
+@pytest.mark.parametrize("how", ["--strict", "$DEPLOY_STRICT"])
+def test_every_verb_that_connects_can_be_strict(
+    how: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boards.yaml").write_text(
+        f"schema: 1\nboards:\n  pi: {{kind: generic, transport: {{kind: ssh, host: {ALIAS}}}, tags: [lab]}}\n"
+    )
+    shutil.copy(GOLDEN / "digits_int8.tflite", "d.tflite")
+    flag = ["--strict"]
+    if how != "--strict":
+        monkeypatch.setenv("DEPLOY_STRICT", "1")
+        flag = []
+    for words in (
+        *(["push", "-b", "pi", "d.tflite"], ["push", "--tag", "lab", "d.tflite"], ["run", "-b", "pi", "d.tflite"]),
+        *(["measure", "-b", "pi", "d.tflite"], ["attach", "-b", "pi"], ["releases", "-b", "pi"]),
+        *(["rollback", "-b", "pi"], ["boards", "check", "pi"], ["boards", "clean", "pi"]),
+    ):
+        assert 1 == deploy([*words, *flag]), words
+        assert "error: board 'pi' is not known yet" in capfd.readouterr().err, words
+    assert not (tmp_path / "known_hosts").exists()
+
+
+def test_boards_that_are_met_at_once_are_pinned_once_each(sshd: Sshd, board: Board, known_hosts: Path) -> None:
+    """Two boards of boards.yaml may be one machine; a line of known_hosts must not be cut by another."""
+    boards = [board.model_copy(update={"name": f"pi{n}", "root": f"~/pi{n}"}) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        sessions = list(pool.map(lambda board: connect(board, known_hosts), boards))
+    for session in sessions:
+        session.close()
+
+    assert 1 == len(known_hosts.read_text().splitlines())
 
 
 def test_a_login_that_is_refused_says_how_to_install_a_key(sshd: Sshd, board: Board, known_hosts: Path) -> None:

@@ -299,7 +299,7 @@ def test_there_is_a_whole_current_release_at_every_moment(store, tmp_path):
         done.touch()
 
         assert "releases/kws/1 releases/kws/2\n" == watcher.stdout.readline()
-    assert {"current", "releases", "runtime", "store"} == {path.name for path in store.root.iterdir()}
+    assert {"current", "history", "releases", "runtime", "store"} == {path.name for path in store.root.iterdir()}
 
 
 @pytest.mark.parametrize(

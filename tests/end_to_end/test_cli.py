@@ -197,15 +197,25 @@ def test_a_board_file_with_a_typo_names_line_and_key(say: Said, tmp_path: Path) 
     assert "error: boards.yaml:5: boards.pi.transport has no key 'hots'; did you mean 'host'?\n" == err
 
 
-def test_a_board_on_a_serial_line_says_that_this_version_cannot_speak_it(say: Said, tmp_path: Path) -> None:
+def test_a_board_on_a_serial_port_that_is_not_there_says_how_to_find_those_that_are(say: Said, tmp_path: Path) -> None:
     (tmp_path / "boards.yaml").write_text(
-        "schema: 1\nboards:\n  pynq:\n    kind: pynq\n    transport: {kind: serial, port: /dev/ttyUSB0}\n"
+        "schema: 1\nboards:\n  pynq:\n    kind: pynq\n    transport: {kind: serial, port: /dev/ttyUSB77}\n"
     )
 
     code, _, err = say("boards", "check", "pynq")
 
     assert 1 == code
-    assert err.startswith("error: board 'pynq' is on a serial line, which this version cannot speak yet\n")
+    assert (
+        "error: board 'pynq' cannot be reached (serial /dev/ttyUSB77 at 115200 baud): there is no such port\n"
+        "hint:  `deploy boards discover` lists those that are there\n" == err
+    )
+
+
+def test_serial_ports_are_listed(say: Said) -> None:
+    code, out, _ = say("boards", "discover", "--json")
+
+    assert 0 == code
+    assert isinstance(json.loads(out), list)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""
+Many boards at once: one thread and one conversation for each, so that none waits for another.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from deploy import push, runtime
+from deploy.boards import Board
+from deploy.bundle import Bundle
+from deploy.errors import DeployError
+from deploy.push import Pushed
+from deploy.session import Session, connect
+
+
+class Watcher(Protocol):
+    """What is told of one board; called from that board's thread."""
+
+    def note(self, text: str) -> None:
+        """What is going on, in a few words."""
+        ...
+
+    def bytes(self, done: int, total: int) -> None:
+        """So many bytes are there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    How a push to one board ended.
+
+    Attributes:
+        pushed: None where it failed.
+        error: why it failed, or None.
+        pinned: fingerprint of a host key that was met and recorded just now, or None.
+    """
+
+    board: Board
+    pushed: Pushed | None
+    error: DeployError | None
+    pinned: str | None
+
+
+def push_to_all(
+    boards: Sequence[Board],
+    bundle: Bundle,
+    known_hosts: Path,
+    watch: Callable[[Board], Watcher],
+    strict: bool = False,
+) -> Iterator[Outcome]:
+    """
+    Bring runtime and bundle to every board at the same time; yields how each ended, as they end.
+
+    A board that is dead or slow holds up no other.  Its error is its outcome; errors that are no `DeployError` are
+    bugs, and raised here.
+
+    Args:
+        watch: called once for each board, here, for who is told about it.
+        strict: see `deploy.session.connect`.
+    """
+    ended: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+
+    def one(board: Board, watcher: Watcher) -> None:
+        pinned = None
+        try:
+            watcher.note("reaching it")
+            with connect(board, known_hosts, strict=strict) as session:
+                pinned = session.pinned
+                pushed = bring(session, bundle, watcher)
+            ended.put(Outcome(board, pushed, None, pinned))
+        except DeployError as error:
+            ended.put(Outcome(board, None, error, pinned))
+        except BaseException as error:
+            ended.put(error)
+
+    for board in boards:
+        # A daemon: Ctrl-C ends the process, and with it every conversation, which ends the agents.
+        threading.Thread(target=one, args=(board, watch(board)), name=f"push {board.name}", daemon=True).start()
+    for _ in boards:
+        outcome = ended.get()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome
+
+
+def bring(session: Session, bundle: Bundle, watcher: Watcher) -> Pushed:
+    """Bring the runtime, if the board lacks it, and the bundle; one round trip where there is nothing to do."""
+    nothing_to_do = push.already(session, bundle)
+    if nothing_to_do:
+        return nothing_to_do
+    runtime.ensure(session, watcher.bytes, watcher.note)
+    return push.push(session, bundle, watcher.bytes, watcher.note)
