@@ -23,7 +23,8 @@ check: $(READY)
 	@$(PY) -m mypy
 
 test: check
-	@$(PY) -m pytest
+	@# Many tests wait for a line or a timer rather than compute.
+	@$(PY) -m pytest -n 3
 
 format: $(READY)
 	@$(PY) -m ruff check --fix --quiet .

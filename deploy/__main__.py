@@ -8,9 +8,9 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C is handled from the first import on."""
     try:
-        from deploy.cli import run
+        from deploy.cli import execute
 
-        code = run()
+        code = execute()
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")
         code = 1

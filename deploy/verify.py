@@ -80,7 +80,9 @@ def verify(session: Session, bundle: Bundle, threads: int = 1, limit_s: float | 
     return _run(session, bundle.digest, bundle.name, bundle.manifest.golden or {}, threads, limit_s)
 
 
-def prove(session: Session, digest: str, name: str, golden: dict[str, Any] | None, seed: int = 0) -> Verification | None:
+def prove(
+    session: Session, digest: str, name: str, golden: dict[str, Any] | None, seed: int = 0
+) -> Verification | None:
     """
     What stands between a release and `current`: its golden vectors, or, where it has none, that it loads and runs once.
 

@@ -41,7 +41,19 @@ PATCH_POLL_S = 0.02
 
 # What a conversation may ask that does not hold the lease: it changes nothing and loads nothing.
 _HARMLESS = frozenset(
-    ["ping", "state", "session.claim", "key.pin", "store.progress", "release.find", "release.current", "release.list", "meters.list", "spool.list", "spool.read"]
+    [
+        "ping",
+        "state",
+        "session.claim",
+        "key.pin",
+        "store.progress",
+        "release.find",
+        "release.current",
+        "release.list",
+        "meters.list",
+        "spool.list",
+        "spool.read",
+    ]
 )
 
 Answer = tuple[dict[str, Any], bytes]

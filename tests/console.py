@@ -150,7 +150,7 @@ def _login(user: str, password: str, home: str, programs: str, *given: str) -> N
         name = ""
     environment = {"HOME": home, "PATH": programs, "TERM": "vt100", "PS1": f"{user or 'root'}@{HOSTNAME}:~$ "}
     os.chdir(home)
-    os.execve("/bin/sh", ["-sh", "-i"], environment)
+    os.execve("/bin/sh", ["sh", "-i"], environment)  # no login shell: /etc/profile would set PATH
 
 
 def _sane(fd: int) -> None:

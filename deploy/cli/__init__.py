@@ -81,12 +81,12 @@ def cli(context: click.Context, boards_file: str | None) -> None:
     context.obj = boards_file
 
 
-def run(args: Sequence[str] | None = None) -> int:
+def execute(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    # A service manager's stop is handled as Ctrl-C is: what arrived is kept.
-    # And a closed terminal's hang-up.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    # A service manager's stop and a closed terminal's hang-up are handled as Ctrl-C is: what arrived is kept.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt_again)
     try:
         result: Any = cli.main(args, prog_name="deploy", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -96,6 +96,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), None, 1)
     except (KeyboardInterrupt, click.Abort):
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not turn the message into a traceback
         keeps = {"measure", "evaluate", "attach"}.intersection(sys.argv if args is None else args)
         return _fail("interrupted", "what had arrived is kept: `deploy runs list`" if keeps else None, 1)
@@ -112,6 +113,17 @@ def run(args: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):  # a full disk under our output, a file that vanished
             return _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), None, 1)
         return _fail(f"internal: {type(error).__name__}: {error}", "a bug; `DEPLOY_DEBUG=1 deploy ...` shows where", 1)
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    # Python swallows an exception that strikes in a callback of its import system: ask again until it is heard.
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(_number: int, _frame: Any) -> None:
+    if sys.exc_info()[0] is None:  # else it was heard, and what is open is being closed
+        raise KeyboardInterrupt
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:

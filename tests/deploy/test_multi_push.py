@@ -15,7 +15,7 @@ from deploy import runtime
 from deploy.boards import LOCAL, Board, parse
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from deploy.errors import BoardUnreachable, GoldenMismatch, UnknownBoard
 from deploy.fleet import Outcome, push_to_all
 from devices.protocol.manifest import GOLDEN as GOLDEN_FILE

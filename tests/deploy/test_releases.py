@@ -15,7 +15,7 @@ from deploy import bundle as bundles
 from deploy.boards import Board
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from deploy.errors import BoardError, GoldenMismatch, NotOnBoard
 from deploy.push import push
 from deploy.releases import listing, rollback

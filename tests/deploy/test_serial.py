@@ -248,8 +248,10 @@ def test_the_board_s_end_that_is_killed_leaves_a_usable_console(bench: Bench) ->
             break
     else:
         pytest.fail("nobody serves the line")
-    session._channel._stopped = True  # type: ignore[attr-defined]
-    session._channel._port.close()  # type: ignore[attr-defined]
+    channel: Any = session._channel
+    channel._stopped = True
+    channel._pump.join()
+    channel._port.close()
 
     assert "\n42\r" in bench.type(" echo $((6*7))\r", "\n42\r")
 

@@ -18,7 +18,7 @@ from deploy import inference, signing
 from deploy.boards import Board, parse
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from deploy.errors import BundleError, ConfigError, Untrusted
 from deploy.push import push
 from deploy.releases import listing, rollback

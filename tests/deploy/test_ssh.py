@@ -16,7 +16,7 @@ import pytest
 from deploy import inference, push, runtime
 from deploy.boards import Board
 from deploy.build import build
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from deploy.data import random_inputs
 from deploy.errors import BoardUnreachable, HostKeyChanged, NoPython, RuntimeMissing, TransportError, UnknownHostKey
 from deploy.session import Session, connect

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from deploy.boards import LOCAL
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from deploy.measure import spools
 from deploy.results.store import Run, Store
 from deploy.session import connect
@@ -40,10 +40,10 @@ def say(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def measuring(say: Said, tmp_path: Path) -> Iterator[psutil.Process]:
-    """A host in the middle of a measurement of some three seconds, whose first latencies have arrived."""
+    """A host in the middle of a measurement of some seven seconds, whose first latencies have arrived."""
     say("build", GOLDEN / "digits_int8.tflite", "-o", "digits.bundle")
     say("push", "digits.bundle")
-    words = ["measure", "digits.bundle", "--duration", "2.4", "--warmup", "0.3"]
+    words = ["measure", "digits.bundle", "--duration", "6", "--warmup", "0.3"]
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy", *words],
         cwd=tmp_path,
@@ -108,7 +108,7 @@ def test_the_board_is_busy_while_it_measures_and_the_hint_says_how_to_wait(
 
     assert 1 == code
     assert (
-        "error: another conversation measures on this board (board 'local')\n"
+        "error: digits: another conversation runs a model on this board (board 'local')\n"
         "hint:  `deploy attach --board local` waits for a measurement that lost its host\n" == err
     )
 
@@ -117,7 +117,7 @@ def test_nothing_runs_beside_a_measurement(measuring: psutil.Process, say: Said)
     code, _, err = say("run", "digits.bundle")
 
     assert 1 == code
-    assert err.startswith("error: another conversation measures on this board (board 'local')\n")
+    assert err.startswith("error: digits: another conversation measures on this board (board 'local')\n")
 
 
 def test_an_agent_that_dies_too_leaves_what_it_had_said(measuring: psutil.Process, say: Said) -> None:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from deploy.cli import VERBS, cli
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from tests.conftest import GOLDEN, ROOT
 from tests.models import elementwise
 

@@ -13,7 +13,7 @@ import pytest
 from deploy import inference
 from deploy.boards import LOCAL
 from deploy.build import build
-from deploy.cli import run as deploy
+from deploy.cli import execute as deploy
 from deploy.cli.common import bundle_name
 from deploy.data import random_inputs
 from deploy.errors import DeployError, RunnerKilled

@@ -26,7 +26,8 @@ from deploy.session import connect
 from devices.protocol import manifest
 from tests.conftest import GOLDEN
 
-POINTS = 200
+# 60 take half a minute; .ci/run asks for the full 200.
+POINTS = int(os.environ.get("DEPLOY_FAULT_POINTS", "60"))
 
 
 def version(digits: Bundle, number: int) -> Bundle:
@@ -131,7 +132,7 @@ def start(story: Callable[[], object]) -> tuple[int, int]:
 def test_a_push_that_is_killed_anywhere_leaves_the_old_or_the_new_release_whole_and_the_next_one_finishes(
     local: Board, private_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL at 200 seeded moments: on one board the host dies, on another, at the same time, the agent."""
+    """SIGKILL at seeded moments: on one board the host dies, on another, at the same time, the agent."""
     digits = build(str(GOLDEN / "digits_int8.tflite"), name="digits").bundle
     stories = {}
     for victim in ("host", "agent"):
