@@ -64,9 +64,12 @@ class History:
             before: what was current until then; None if nothing was.
         """
         entries = self.entries()
-        for entry in (before, now):
-            if entry and (not entries or entries[-1].release != entry.release):
-                entries.append(entry)
+        if before and (not entries or entries[-1].release != before.release):
+            entries.append(before)
+        # The same release again, with another Python or the first that is known, is no step to go back over.
+        if entries and entries[-1].release == now.release:
+            entries.pop()
+        entries.append(now)
         staging = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         staging.unlink(missing_ok=True)
         fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

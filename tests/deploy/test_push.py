@@ -63,6 +63,23 @@ def test_the_same_bundle_again_sends_nothing_and_changes_nothing(session: Sessio
     assert "digits/1" == again.release
 
 
+@pytest.mark.parametrize("left", ["nothing", "another Python"])
+def test_a_release_that_was_proven_once_more_needs_no_third_proof(
+    left: str, session: Session, digits: Bundle, local: Board
+) -> None:
+    """The board's history was lost, or tells of the Python before an upgrade."""
+    push(session, digits)
+    history = Path(local.root) / "history"
+    if left == "nothing":
+        history.unlink()
+    else:
+        history.write_text(history.read_text().replace(session.hello["identity"]["python"], "3.9.0"))
+
+    assert push(session, digits).verification is not None
+
+    assert push(session, digits).was_current
+
+
 def test_a_file_that_another_bundle_brought_is_not_sent_again(session: Session, digits: Bundle) -> None:
     push(session, digits)
     renamed = bundles.make(replace(digits.manifest, labels=tuple("0123456789")), digits.files)
