@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +68,6 @@ class Session:
         self._decoder = Decoder(lossy=channel.lossy)
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
-        self._listeners: dict[int, OnEvent] = {}
         self._pending: list[Message] = []
         self._last_event = "nothing"
         self._closed = threading.Event()
@@ -144,29 +143,8 @@ class Session:
                 self._send(Message(Kind.CANCEL, {"id": request}))
             raise
 
-    @contextmanager
-    def subscribe(self, op: str, on_event: OnEvent, **header: Any) -> Iterator[Reply]:
-        """
-        Ask for something whose events go on after the reply, for as long as the body runs.
-
-        Events are delivered whenever the session waits for something.
-        """
-        request = self._send_request(op, b"", header)
-        self._listeners[request] = on_event
-        try:
-            while True:
-                message = self._receive(self._silence_s)
-                if message.header.get("id") == request and message.kind is Kind.REPLY:
-                    yield Reply(message.header, message.payload)
-                    return
-                if message.header.get("id") == request and message.kind is Kind.ERROR:
-                    raise from_agent(self.board.name, message.header)
-                self._dispatch(message)
-        finally:
-            self._listeners.pop(request, None)
-
     def wait(self, seconds: float) -> None:
-        """Let `seconds` pass while events go where they belong."""
+        """Let `seconds` pass while the conversation stays alive."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             message = self._poll(min(left, 0.1))
@@ -328,12 +306,9 @@ class Session:
         return self._pending.pop(0) if self._pending else None
 
     def _dispatch(self, message: Message) -> None:
-        """A message that nobody waits for: an event for a subscriber, or a complaint."""
+        """A message that nobody waits for; a complaint about the conversation itself is raised."""
         if message.kind is Kind.ERROR and message.header.get("id") is None:
             raise from_agent(self.board.name, message.header)
-        listener = self._listeners.get(message.header.get("id", -1))
-        if listener and message.kind is Kind.EVENT:
-            self._deliver(listener, message)
 
     def _deliver(self, listener: OnEvent, message: Message) -> None:
         try:
