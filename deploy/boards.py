@@ -8,6 +8,7 @@ nearest known one, and every error carries file, line and key.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +77,7 @@ class SshTransport(_Strict):
     port: int | None = Field(None, ge=1, le=65535)
     identity: str | None = Field(None, description="path of a private key")
     timeout_s: float = Field(10.0, gt=0, description="for reaching the board, each attempt")
+    known_hosts: str | None = Field(None, description="file with its host key; known_hosts beside boards.yaml if not given")
 
 
 class SerialTransport(_Strict):
@@ -110,6 +112,7 @@ class Board(_Strict):
         None, description="base64 of the key that bundles must be signed with, or the file that `deploy keygen` wrote"
     )
     memory_limit_mib: int | None = Field(None, ge=128, description="for the process that runs a model")
+    virtual: str | None = Field(None, description="what emulates it (qemu 7.2 cortex-a72): its times mean nothing")
 
 
 class _File(_Strict):
@@ -200,6 +203,25 @@ class Registry:
             chosen |= {name: board for name, board in tagged.items() if name not in chosen}
         return list(chosen.values())
 
+    def with_virtual(self) -> Registry:
+        """
+        These boards, and the virtual ones that are up on this machine.
+
+        Raises:
+            ConfigError: two boards of one name.
+        """
+        from deploy.virtual import registry as virtual
+
+        found = {name: Board.model_validate({**entry, "name": name}) for name, entry in virtual.entries().items()}
+        for name in found:
+            if name in self._boards:
+                raise ConfigError(
+                    f"{self.path or 'the embedded registry'}: board {name!r} is also a virtual board that is up",
+                    f"`deploy virtual down {name}` ends that one; or rename the one in the file",
+                    board=name,
+                )
+        return Registry(self._boards | found, self.path)
+
     @property
     def state_dir(self) -> Path:
         """Where what belongs to the file lies: its folder, or the user's configuration folder."""
@@ -230,7 +252,13 @@ def load(explicit: str | None = None) -> Registry:
         ConfigError: the file cannot be read, is no YAML, or a value does not fit; every problem with its line.
     """
     path = find_file(explicit)
-    return Registry({"local": LOCAL}, None) if path is None else parse(_read(path), path)
+    registry = Registry({"local": LOCAL}, None) if path is None else parse(_read(path), path)
+    return registry.with_virtual()
+
+
+def is_name(text: str) -> bool:
+    """Whether a board may be called so."""
+    return re.match(NAME, text) is not None
 
 
 def parse(text: str, path: Path) -> Registry:

@@ -24,7 +24,8 @@ from devices.protocol.rangecoder import Contexts, encoder
 
 MIN_RANGE = 16  # bytes; an operation costs some, so smaller ranges stay with what is around them
 MIN_GAIN_RUN = 16
-_SAMPLE = 8 * 1024  # bytes that are coded on trial, to choose between kinds
+_SAMPLE = 8 * 1024  # bytes that are coded on trial, to choose between kinds: from a few places
+_PLACE = 4 * 1024
 _SEED = 8  # bytes in a row that must be found in the base before a match is tried
 _MIN_MATCH = 16
 _WINDOW = 1 << 16
@@ -279,11 +280,11 @@ def _trial(op: Op, base: bytes, content: bytes) -> float:
     stream = Stream(bit, contexts, delta.MAX_SIZE, delta.MAX_SIZE)
     code = stream.content(op._replace(gains=(), run=0))
     done = 0
-    parts = -(-min(len(content), _SAMPLE) // CHUNK)
+    parts = -(-min(len(content), _SAMPLE) // _PLACE)
     for part in range(parts):
         start = len(content) * part // parts & -BLOCK
-        chunk = bytearray(content[start : start + CHUNK])
-        code(base[start : start + CHUNK], chunk)
+        chunk = bytearray(content[start : start + _PLACE])
+        code(base[start : start + _PLACE], chunk)
         done += len(chunk)
     return told + len(finish()) * len(content) / done
 

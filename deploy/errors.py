@@ -24,11 +24,15 @@ Every exception that a user may see.
             Untrusted           not signed by the key that the board obeys, or another key is pinned there
             StaleToken          somebody newer holds the board
         RuntimeMissing          the board has no LiteRT and none could be brought
+        KernelsMissing          our kernels can not be built for the board
         BundleError             a file that is no bundle, or a damaged one
         BuildError              the model could not be made
         DataError               a data set that is not what it should be
         GoldenMismatch          the board's answers are not the golden ones
         StoreError              the results store
+        VirtualError            a virtual board does not come up, or is not there
+            ToolMissing         a program that this machine lacks
+        CountError              instructions could not be counted
 
 An exception carries its facts as attributes and one line as its text; `hint` is something to type or to do.
 The library prints nothing: `deploy.cli` shows both and exits with `exit_code`.
@@ -155,6 +159,10 @@ class RuntimeMissing(BoardError):
     pass
 
 
+class KernelsMissing(DeployError):
+    pass
+
+
 class BundleError(DeployError):
     pass
 
@@ -172,6 +180,18 @@ class GoldenMismatch(DeployError):
 
 
 class StoreError(DeployError):
+    pass
+
+
+class VirtualError(DeployError):
+    pass
+
+
+class ToolMissing(VirtualError):
+    pass
+
+
+class CountError(DeployError):
     pass
 
 

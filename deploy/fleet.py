@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deploy import push, runtime
+from deploy import kernels, push, runtime
 from deploy.boards import Board
 from deploy.bundle import Bundle
 from deploy.errors import DeployError
@@ -54,6 +54,7 @@ def push_to_all(
     known_hosts: Path,
     watch: Callable[[Board], Watcher],
     strict: bool = False,
+    kernels_mode: str = "off",
 ) -> Iterator[Outcome]:
     """
     Bring runtime and bundle to every board at the same time; yields how each ended, as they end.
@@ -64,6 +65,7 @@ def push_to_all(
     Args:
         watch: called once for each board, here, for who is told about it.
         strict: see `deploy.session.connect`.
+        kernels_mode: see `bring`.
     """
     ended: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
 
@@ -73,7 +75,7 @@ def push_to_all(
             watcher.note("reaching it")
             with connect(board, known_hosts, strict=strict) as session:
                 pinned = session.pinned
-                pushed = bring(session, bundle, watcher)
+                pushed = bring(session, bundle, watcher, kernels_mode)
             ended.put(Outcome(board, pushed, None, pinned))
         except DeployError as error:
             ended.put(Outcome(board, None, error, pinned))
@@ -90,10 +92,22 @@ def push_to_all(
         yield outcome
 
 
-def bring(session: Session, bundle: Bundle, watcher: Watcher) -> Pushed:
-    """Bring the runtime, if the board lacks it, and the bundle; one round trip where there is nothing to do."""
+def bring(session: Session, bundle: Bundle, watcher: Watcher, kernels_mode: str = "off") -> Pushed:
+    """
+    Bring the runtime and our kernels, if the board lacks them, and the bundle.
+
+    One round trip where there is nothing to do.
+
+    Args:
+        kernels_mode: what the bundle is proven with, and used with in this conversation: see `deploy.kernels.ensure`.
+    """
+    known = kernels.current(session, kernels_mode)
     nothing_to_do = push.already(session, bundle)
-    if nothing_to_do:
+    if nothing_to_do and known:
+        session.kernels = known
         return nothing_to_do
     runtime.ensure(session, watcher.bytes, watcher.note)
+    kernels.ensure(session, kernels_mode, watcher.bytes, watcher.note)
+    if nothing_to_do:
+        return nothing_to_do
     return push.push(session, bundle, watcher.bytes, watcher.note)

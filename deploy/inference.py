@@ -25,6 +25,7 @@ class Loaded:
     Attributes:
         inputs, outputs: as the runtime there sees them; an open extent is -1.
         runtime: as in ``ai-edge-litert 2.3.0``.
+        kernels: what our delegate decided, a dictionary for every node it looked at; None where it was off.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -32,6 +33,7 @@ class Loaded:
     signatures: tuple[str, ...]
     runtime: str
     load_ns: int
+    kernels: tuple[dict[str, Any], ...] | None = None
 
 
 def load(
@@ -47,6 +49,8 @@ def load(
 ) -> Loaded:
     """
     Load the model of a bundle that was pushed, or a bare file in the board's store, in a new process there.
+
+    With our kernels where the conversation uses them, see `deploy.kernels.ensure`.
 
     Args:
         bundle, sha256: digest of the one or the other.
@@ -65,15 +69,18 @@ def load(
         what["limit_s"] = limit_s
     if session.board.memory_limit_mib:
         what["memory_bytes"] = session.board.memory_limit_mib * 2**20
+    what["kernels"] = session.kernels.mode
     reply = session.request(
         "model.load", subject=subject, threads=threads, signature=signature, shapes=shapes, **what
     ).header
+    decisions = reply.get("kernels")
     return Loaded(
         tuple(_info(entry) for entry in reply["inputs"]),
         tuple(_info(entry) for entry in reply["outputs"]),
         tuple(reply["signatures"]),
         reply["runtime"],
         reply["load_ns"],
+        None if decisions is None else tuple(decisions),
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from deploy import bootstrap
+from deploy import bootstrap, kernels
 from deploy.boards import Board, LocalTransport
 from deploy.errors import AgentBroken, BoardError, BoardSilent, DiskFull, NoPython, TransportError, from_agent, one_line
 from deploy.transport import Channel, Transport, open_transport
@@ -56,12 +56,14 @@ class Session:
         board: whom we talk to.
         hello: what the agent said of itself and the board.
         pinned: fingerprint of a host key that was met and recorded just now, else None.
+        kernels: what models are loaded with, see `deploy.kernels.ensure`.
     """
 
     def __init__(self, board: Board, channel: Channel, silence_s: float = SILENCE_S) -> None:
         self.board = board
         self.hello: dict[str, Any] = {}
         self.pinned: str | None = None
+        self.kernels = kernels.OFF
         self._channel = channel
         self._silence_s = silence_s
         self._encoder = Encoder()

@@ -1,8 +1,8 @@
 """
 Apply a delta: base and delta in, target out.  `devices.protocol.delta` describes the format.
 
-Works from file to file in chunks, so that memory does not grow with the model.  Believes nothing: whatever the delta
-says is checked against the files, and the target against its SHA-256.
+Works from file to file in chunks and without buffers, so that memory does not grow with the model.  Believes nothing:
+whatever the delta says is checked against the files, and the target against its SHA-256.
 
 ``python3 -m devices.delta BASE DELTA TARGET`` is what the agent starts, as a process of its own: it takes seconds on a
 small board, and the agent has heartbeats to send.  It ends when its input is closed, and so does not outlive the agent.
@@ -17,8 +17,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from devices.protocol import delta, errors
 from devices.protocol.delta import CHUNK, COPY, Header, Op, Stream
@@ -46,17 +46,22 @@ def apply(base: Path, patch: Path, target: Path) -> None:
         ValueError: the delta makes no sense, is not for this base, or what came out is not what it announces.
         OSError
     """
-    with base.open("rb") as old, patch.open("rb") as source, open(target, "wb", opener=_private) as out:
+    with (
+        open(base, "rb", buffering=0) as old,
+        open(patch, "rb", buffering=0) as source,
+        open(target, "wb", buffering=0, opener=_private) as out,
+    ):
         header = delta.parse_header(source.read(delta.HEADER_BYTES))
         if not _digest(old).startswith(header.base):
             raise ValueError("it is for another base")
         made = hashlib.sha256()
         for chunk in _replay(header, old, _bytes_of(source)):
             made.update(chunk)
-            out.write(chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[out.write(rest) :]
         if made.digest()[: len(header.target)] != header.target:
             raise ValueError("what it makes is not what it announces")
-        out.flush()
         os.fsync(out.fileno())
 
 
@@ -109,7 +114,7 @@ class Process:
                 pipe.close()
 
 
-def _replay(header: Header, base: IO[bytes], source: Iterator[int]) -> Iterator[bytes]:
+def _replay(header: Header, base: FileIO, source: Iterator[int]) -> Iterator[bytes | bytearray]:
     contexts = Contexts()
     size = os.fstat(base.fileno()).st_size
     stream = Stream(decoder(contexts, source), contexts, size, header.target_bytes)
@@ -126,19 +131,20 @@ def _replay(header: Header, base: IO[bytes], source: Iterator[int]) -> Iterator[
             if code:
                 made = bytearray(size)
                 code(old, made)
-                old = bytes(made)
-            yield old
+                yield made
+            else:
+                yield old
         left -= op.length
     for _ in source:
         raise ValueError("bytes after its end")
 
 
-def _bytes_of(source: IO[bytes]) -> Iterator[int]:
+def _bytes_of(source: FileIO) -> Iterator[int]:
     for chunk in iter(lambda: source.read(CHUNK), b""):
         yield from chunk
 
 
-def _digest(source: IO[bytes]) -> bytes:
+def _digest(source: FileIO) -> bytes:
     sha = hashlib.sha256()
     source.seek(0)
     for chunk in iter(lambda: source.read(CHUNK), b""):

@@ -39,6 +39,9 @@ def identity(root: Path = _ROOT) -> dict[str, Any]:
         "os": _os_release(root),
         **_cpu(root),
     }
+    # Arm keeps implementer 0 for software; QEMU's own models say what they are.  A model of a real CPU hides it.
+    if found["cpu_implementer"] == "0x00" or re.search(r"QEMU (TCG|Virtual)", found["cpu"] or ""):
+        found["emulated"] = True
     return {key: value for key, value in found.items() if value not in (None, "", [], [""])}
 
 
@@ -48,13 +51,19 @@ def state(root: Path = _ROOT, disk: Path | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "governors": sorted({g for g in (_text(c / "scaling_governor") for c in cpufreq) if g}),
         "cpu_khz": [f for f in (_number(c / "scaling_cur_freq") for c in cpufreq) if f is not None],
+        "cpu_min_khz": [f for f in (_number(c / "scaling_min_freq") for c in cpufreq) if f is not None],
         "cpu_max_khz": [f for f in (_number(c / "scaling_max_freq") for c in cpufreq) if f is not None],
+        "cpus_online": _text(root / "sys/devices/system/cpu/online"),
+        "cpus_isolated": _text(root / "sys/devices/system/cpu/isolated"),
         "temperatures_mc": _temperatures(root),
+        "cooling": _cooling(root),
         "throttled": _throttled(root),
+        "throttle_counts": _throttle_counts(root),
+        "undervoltage_alarms": _undervoltage(root),
         "load_1min": _load(root),
         "free_bytes": shutil.disk_usage(disk).free if disk else None,
     }
-    return {key: value for key, value in found.items() if value not in (None, [], {})}
+    return {key: value for key, value in found.items() if value not in (None, "", [], {})}
 
 
 def _text(path: Path) -> str | None:
@@ -120,6 +129,30 @@ def _throttled(root: Path) -> int | None:
         return int(text, 16) if text else None
     except ValueError:
         return None
+
+
+def _cooling(root: Path) -> dict[str, int]:
+    """Cooling device -> how hard it works, 0 is not at all.  Fans are among them, and what slows the CPU down."""
+    found = {}
+    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
+        value = _number(device / "cur_state")
+        if value is not None:
+            found[f"{device.name.replace('cooling_device', '')}:{_text(device / 'type')}"] = value
+    return found
+
+
+def _throttle_counts(root: Path) -> dict[str, int]:
+    """How often hardware slowed something down since boot: x86 cores and packages, Tegra's over-current events."""
+    paths = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
+    paths += sorted((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"))
+    counts = ((path, _number(path)) for path in paths)
+    return {f"{path.parts[-3]}/{path.name}": count for path, count in counts if count is not None}
+
+
+def _undervoltage(root: Path) -> list[str]:
+    """Sensors that report too low a supply just now (rpi_volt, polled by the kernel every 2 s)."""
+    alarms = sorted((root / "sys/class/hwmon").glob("hwmon*/in*_lcrit_alarm"))
+    return [f"{_text(path.parent / 'name')}/{path.name}" for path in alarms if _number(path) == 1]
 
 
 def _load(root: Path) -> float | None:

@@ -10,6 +10,8 @@ import os
 import select
 from typing import Protocol
 
+OFFERED_BYTES = 1 << 20  # what may wait for a host that is slow to take it
+
 
 class Link(Protocol):
     """A two-way stream of bytes that arrive whole and in order, or break."""
@@ -36,6 +38,22 @@ class Link(Protocol):
         """
         ...
 
+    def room(self) -> bool:
+        """Whether the other side is not so slow that too much waits to be taken."""
+        ...
+
+    def offer(self, data: bytes) -> bool:
+        """
+        Send `data`, and what was offered before, as far as that goes without waiting; the rest with the next call.
+
+        Returns:
+            True while something is left.
+
+        Raises:
+            OSError: the other side is gone.
+        """
+        ...
+
     def deadline(self) -> float | None:
         """When (`time.monotonic`) `receive` must be called even if nothing has come; None: never."""
         ...
@@ -53,6 +71,7 @@ class PipeLink:
         self._source = source
         self._sink = sink
         self._patience_s = patience_s
+        self._waiting = bytearray()  # offered, not sent yet
         os.set_blocking(sink, False)
         self._writable = select.poll()
         self._writable.register(sink, select.POLLOUT)
@@ -63,8 +82,21 @@ class PipeLink:
     def receive(self) -> bytes | None:
         return os.read(self._source, 1 << 20) or None
 
+    def room(self) -> bool:
+        return len(self._waiting) <= OFFERED_BYTES
+
+    def offer(self, data: bytes) -> bool:
+        self._waiting += data
+        while self._waiting:
+            try:
+                del self._waiting[: os.write(self._sink, self._waiting)]
+            except BlockingIOError:
+                return True
+        return False
+
     def send(self, data: bytes) -> None:
-        view = memoryview(data)
+        view = memoryview(bytes(self._waiting) + data)
+        self._waiting.clear()
         while view:
             if not self._writable.poll(self._patience_s * 1000):
                 raise TimeoutError(f"the host took nothing for {self._patience_s:g} s")

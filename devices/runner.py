@@ -81,11 +81,16 @@ class Runner:
 
     def _load(self, request: dict[str, Any], payload: bytes) -> Any:
         litert = _litert()
+        affinity = _pin(request.get("pin"))  # before the runtime starts threads: they inherit it
         started = _clock()
         self._model = litert.Model(
-            request["path"], request.get("threads", 1), request.get("shapes"), request.get("signature")
+            request["path"],
+            request.get("threads", 1),
+            request.get("shapes"),
+            request.get("signature"),
+            request.get("kernels"),
         )
-        self._facts = {"load_ns": _clock() - started}
+        self._facts = {"load_ns": _clock() - started, "affinity": affinity}
         return {**self._model.describe(), **self._facts}, b""
 
     def _loaded(self) -> Model:
@@ -118,7 +123,10 @@ class Runner:
         """
         Time `invoke` alone: warm up until steady, then for `duration_s` and at least `min_invocations`.
 
-        Latencies leave in EVENT frames between chunks, as little-endian int64 nanoseconds.
+        Back to back; or, with `rate` (invocations per second), from a schedule that does not wait for the model.
+        Latencies leave in EVENT frames between chunks, as little-endian int64 nanoseconds; with a schedule as many
+        service times follow them in the same frame.  `median_ns` is good to 0.1 %, for the agent alone, which decides
+        with it whether another restart is needed.
         """
         model = self._loaded()
         model.set_inputs(tensors.unpack(request["tensors"], payload))
@@ -129,14 +137,17 @@ class Runner:
         gc.collect()
         gc.disable()
         steady = self._warm_up(model.invoke, request["warmup_max_s"])
+        before = resource.getrusage(resource.RUSAGE_SELF)
         window = self._timed(model.invoke, request)
+        after = resource.getrusage(resource.RUSAGE_SELF)
         gc.enable()
         return {
             **self._facts,
             "first_ns": first_ns,
             "clock_overhead_ns": overhead,
             "steady": steady,
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_rss_bytes": after.ru_maxrss * 1024,
+            "preemptions": after.ru_nivcsw - before.ru_nivcsw,
             **window,
         }, b""
 
@@ -154,22 +165,34 @@ class Runner:
     def _timed(self, invoke: Callable[[], None], request: dict[str, Any]) -> dict[str, Any]:
         left = int(request["max_invocations"])
         needed = int(request["min_invocations"])
+        rate = request.get("rate")
+        medians = _Median()
         done = 0
         begun = _clock()
+        schedule = _Schedule(begun, float(rate)) if rate else None
         end = begun + int(request["duration_s"] * 1e9)
         finished = begun
         while left > 0 and (done < needed or _clock() < end):
-            started, chunk = _chunk(invoke, CHUNK_NS, left)
-            finished = started + sum(chunk) if len(chunk) < 2 else _clock()
-            self._stream("measure", started, chunk)
+            service: array[int] | None = None
+            if schedule:
+                started, chunk, service = schedule.chunk(invoke, CHUNK_NS, left)
+            else:
+                started, chunk = _chunk(invoke, CHUNK_NS, left)
+            finished = started + sum(chunk) if len(chunk) < 2 and not schedule else _clock()
+            medians.add(chunk)
+            self._stream("measure", started, chunk, service)
             left -= len(chunk)
             done += len(chunk)
-        return {"invocations": done, "window_ns": [begun, finished]}
+        found = {"invocations": done, "window_ns": [begun, finished], "median_ns": medians.value()}
+        return {**found, "late_starts": schedule.late} if schedule else found
 
-    def _stream(self, phase: str, started: int, chunk: array[int]) -> None:
+    def _stream(self, phase: str, started: int, chunk: array[int], service: array[int] | None = None) -> None:
+        values = chunk if service is None else chunk + service
         if sys.byteorder == "big":
-            chunk.byteswap()
-        self._send(Kind.EVENT, {"phase": phase, "started_ns": started}, chunk.tobytes())
+            values = values[:]
+            values.byteswap()
+        header = {"phase": phase, "started_ns": started}
+        self._send(Kind.EVENT, header if service is None else {**header, "service": len(service)}, values.tobytes())
 
     def _verify(self, request: dict[str, Any], payload: bytes) -> Any:
         """Run the golden vectors and compare here, where the answer is made: only the differences travel."""
@@ -202,6 +225,23 @@ def _litert() -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise AgentError(errors.NO_RUNTIME, f"no LiteRT runtime: {reason}") from error
     return litert
+
+
+def _pin(cpus: list[int] | None) -> list[int] | None:
+    """Run on these CPUs alone; returns those that it runs on, None where the system cannot say."""
+    if not hasattr(os, "sched_setaffinity"):
+        if cpus:
+            raise AgentError(errors.BAD_INPUT, "this system cannot pin a process to CPUs")
+        return None
+    if cpus:
+        there = sorted(os.sched_getaffinity(0))
+        missing = [cpu for cpu in cpus if cpu not in there]
+        if missing:  # the kernel itself would leave them out and say nothing
+            raise AgentError(
+                errors.BAD_INPUT, f"no CPU {', '.join(map(str, missing))} here; there is {', '.join(map(str, there))}"
+            )
+        os.sched_setaffinity(0, cpus)
+    return sorted(os.sched_getaffinity(0))
 
 
 def is_steady(window: list[array[int]]) -> bool:
@@ -238,6 +278,75 @@ def _chunk(invoke: Callable[[], None], length_ns: int, most: int) -> tuple[int, 
         append(after - before)
         if after >= end or len(latencies) >= most:
             return started, latencies
+
+
+class _Schedule:
+    """
+    Invocations that start at ``begun + k / rate``, whatever the model does.
+
+    Their latency counts from then, not from when the model was free: a server that is busy makes its clients wait, and
+    a loop that waits with them would not see it (coordinated omission).
+
+    Attributes:
+        late: starts that came while the invocation before was still running.
+    """
+
+    NAP_NS = 300_000  # the kernel wakes a sleeper up to this much too late; the rest of the wait is spent awake
+
+    def __init__(self, begun: int, rate: float) -> None:
+        self._begun = begun
+        self._rate = rate
+        self._k = 0
+        self.late = 0
+
+    def chunk(self, invoke: Callable[[], None], length_ns: int, most: int) -> tuple[int, array[int], array[int]]:
+        """As `_chunk`: the start, and latency and service time of every invocation in ns."""
+        latencies, service = array("q"), array("q")
+        clock = _clock
+        end = clock() + length_ns
+        first = self._begun + int(self._k / self._rate * 1e9)
+        while True:
+            due = self._begun + int(self._k / self._rate * 1e9)
+            now = clock()
+            self.late += now > due and self._k > 0
+            while now < due:
+                if due - now > self.NAP_NS:
+                    time.sleep((due - now - self.NAP_NS) / 1e9)
+                now = clock()
+            before = clock()
+            invoke()
+            after = clock()
+            latencies.append(after - due)
+            service.append(after - before)
+            self._k += 1
+            if after >= end or len(latencies) >= most:
+                return first, latencies, service
+
+
+class _Median:
+    """The median of all that was added, in memory that does not grow: a histogram with steps of 0.1 %."""
+
+    STEP = 0.001
+    BINS = 28_000  # up to 24 minutes
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._counts = np.zeros(self.BINS, np.int64)
+
+    def add(self, chunk: array[int]) -> None:
+        import numpy as np
+
+        bins = np.log(np.maximum(np.frombuffer(chunk, np.int64), 1)) / self.STEP
+        self._counts += np.bincount(np.minimum(bins.astype(np.int64), self.BINS - 1), minlength=self.BINS)
+
+    def value(self) -> float:
+        """In ns; 0 for nothing."""
+        import numpy as np
+
+        total = int(self._counts.sum())
+        middle = int(np.searchsorted(np.cumsum(self._counts), (total + 1) // 2))
+        return float(np.exp((middle + 0.5) * self.STEP)) if total else 0.0
 
 
 def _clock_step() -> int:

@@ -10,6 +10,7 @@ which is the reply or the error.  Its writer holds a lock on ``events`` for as l
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ from devices.protocol.errors import AgentError
 from devices.protocol.framing import Encoder, Message
 
 CHUNK = 256 * 1024
+MOST_BYTES = 4 << 30  # of one spool, and never more than half of the free space
 _ID = re.compile(r"[0-9a-f]{8}")
 
 
@@ -38,13 +40,18 @@ class SpoolWriter:
         self._events = (self._folder / "events").open("ab", buffering=0)
         fcntl.flock(self._events, fcntl.LOCK_EX)
         self._encoder = Encoder()
+        self._left = min(MOST_BYTES, shutil.disk_usage(self._folder).free // 2)
         self.failed: str | None = None
 
     def append(self, message: Message) -> None:
-        """Keep a message; after a failure (disk full) nothing more is kept, and `failed` says why."""
+        """Keep a message; after a failure (no more room) nothing more is kept, and `failed` says why."""
         if self.failed is None:
+            data = self._encoder.encode(message)
+            self._left -= len(data)
             try:
-                self._events.write(self._encoder.encode(message))
+                if self._left < 0:
+                    raise OSError(errno.ENOSPC, "no more room for the spool")
+                self._events.write(data)
             except OSError as error:
                 self.failed = error.strerror or str(error)
 

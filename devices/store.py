@@ -10,6 +10,7 @@ Everything lies below one root, modes 0700 and 0600::
     current                     -> releases/<bundle>/<n>, switched by one rename
     runtime/<sha256>/           numpy and the LiteRT runtime, unpacked, where the board has none of its own
     runtime/current             -> <sha256>
+    kernels/<sha256>.so         our kernels, as a delegate of that runtime
     history                     which releases were current before, see `history`
     agent/<sha256>/             this program
 
@@ -48,7 +49,7 @@ MAX_UNPACKED = 2 << 30
 _PATCHED = ".patched"
 UNPROVEN = "unproven"  # in the folder of a release that was never current
 # All that ever lies below the root.
-OURS = ("store", "releases", "current", "runtime", "agent", "spool", "turn", "history", "key", "lease")
+OURS = ("store", "releases", "current", "runtime", "kernels", "agent", "spool", "turn", "history", "key", "lease")
 
 
 class Store:
@@ -59,13 +60,15 @@ class Store:
         self.blobs = root / "store"
         self.releases = root / "releases"
         self.runtimes = root / "runtime"
+        self._kernels = root / "kernels"
         self._history = History(root / "history")
         self._bringing: int | None = None
         with _disk_errors(root):
-            for folder in (self.root, self.blobs, self.releases, self.runtimes):
+            for folder in (self.root, self.blobs, self.releases, self.runtimes, self._kernels):
                 if folder != root and folder.is_symlink():
                     raise AgentError(errors.IO_ERROR, f"{folder} is a link, and may lead anywhere; remove it")
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder != self._kernels:
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Blobs
 
@@ -528,6 +531,29 @@ class Store:
             os.symlink(sha256, link)
             os.replace(link, self.runtimes / "current")
         archive.unlink(missing_ok=True)  # unpacked, it would lie here twice
+
+    # The kernels
+
+    def kernels(self) -> Path | None:
+        """The library that was installed."""
+        found = [path for path in self._kernels.glob("*.so") if manifest.is_digest(path.stem) and _is_file(path)]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    def install_kernels(self, sha256: str) -> None:
+        """
+        Use the library `sha256` from the store from now on; one that is in use stays mapped.
+
+        Raises:
+            AgentError: not-found; bad-digest.
+        """
+        target = self._kernels / f"{sha256}.so"
+        with _disk_errors(self.root):
+            self._kernels.mkdir(mode=0o700, exist_ok=True)
+            os.replace(self.checked(sha256), target)
+            os.utime(target)
+            for older in self._kernels.glob("*.so"):
+                if older != target:
+                    older.unlink(missing_ok=True)
 
     def clean(self) -> None:
         """Remove all that deploy put here; the root too, if nothing else lies in it."""

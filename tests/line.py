@@ -1,9 +1,10 @@
 """
 A serial line: two ptys, and a process of its own between them that carries bytes as slowly as a UART does.
 
-Each direction has 10 bits for a byte (8N1), a latency, and byte errors (a third each flipped, lost and inserted).
-``Line.tell`` changes it while it runs: ``cut``, ``restore``, ``errors 1e-3``, ``log TEXT`` (a kernel message that the
-board's side writes in between).
+Each direction has 10 bits for a byte (8N1), a latency, and byte errors (a quarter each flipped, lost, inserted and
+doubled).  ``Line.tell`` changes it while it runs: ``cut``, ``restore``, ``errors 1e-3``, ``log TEXT`` (a kernel message
+that the board's side writes in between), ``cuts COUNT BYTES SECONDS`` (so many cuts, each so long, with so many bytes
+of the host in between); `Line.counts` says what it has done.
 
 Real: ptys, their line discipline, timing to about a millisecond.  Not real: UART overruns, break, parity, and the
 rate that a program sets (the line has its own).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import os
 import random
 import select
@@ -43,6 +45,13 @@ class Line:
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
 
+    def counts(self) -> dict[str, int]:
+        """Cuts, kernel messages, and bytes that were flipped, lost, inserted and doubled, so far."""
+        self.tell("counts")
+        assert self._process.stdout
+        told: dict[str, int] = json.loads(self._process.stdout.readline())
+        return told
+
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.kill()
@@ -60,8 +69,12 @@ class Line:
 
 
 class _Direction:
-    def __init__(self, source: int, sink: int, options: argparse.Namespace, seed: int) -> None:
+    def __init__(
+        self, source: int, sink: int, options: argparse.Namespace, seed: int, counts: collections.Counter[str]
+    ) -> None:
         self.source, self.sink = source, sink
+        self.carried = 0
+        self._counts = counts
         self._byte_s = 10 / options.baud
         self._latency_s = options.latency_s
         self._rng = random.Random(seed)
@@ -85,6 +98,7 @@ class _Direction:
     def step(self, now: float, errors: float, cut: bool) -> None:
         while self._waiting and self._waiting[0][0] <= now:
             at, piece = self._waiting.popleft()
+            self.carried += len(piece)
             if not cut:
                 self._flying.append((at + self._latency_s, self._damage(piece, errors)))
         while self._flying and self._flying[0][0] <= now:
@@ -101,11 +115,12 @@ class _Direction:
             if self._rng.random() >= errors:
                 out.append(byte)
                 continue
-            fate = self._rng.randrange(3)
-            if fate == 0:
+            fate = self._rng.choice(("flipped", "lost", "inserted", "doubled"))
+            self._counts[fate] += 1
+            if fate == "flipped":
                 out.append(byte ^ 1 << self._rng.randrange(8))
-            elif fate == 1:
-                out += bytes((byte, self._rng.randrange(256)))
+            elif fate != "lost":
+                out += bytes((byte, byte if fate == "doubled" else self._rng.randrange(256)))
         return bytes(out)
 
 
@@ -123,14 +138,21 @@ def main() -> None:
     sys.stdout.write(" ".join(os.ttyname(slave) for _, slave in ends) + "\n")
     sys.stdout.flush()
     host, board = ends[0][0], ends[1][0]
-    there = _Direction(host, board, options, options.seed)
-    back = _Direction(board, host, options, options.seed + 1)
+    counts: collections.Counter[str] = collections.Counter()
+    there = _Direction(host, board, options, options.seed, counts)
+    back = _Direction(board, host, options, options.seed + 1, counts)
     errors, cut, commands = options.errors, False, b""
+    cuts, every, cut_s, next_cut, restored = 0, 0, 0.0, 0, float("inf")
     while True:
         now = time.monotonic()
+        if now >= restored:
+            cut, restored, next_cut = False, float("inf"), there.carried + every
+        elif cuts and not cut and there.carried >= next_cut:
+            cut, restored, cuts = True, now + cut_s, cuts - 1
+            counts["cuts"] += 1
         for direction in (there, back):
             direction.step(now, errors, cut)
-        wait = max(0.0, min(there.due(), back.due()) - time.monotonic())
+        wait = max(0.0, min(there.due(), back.due(), restored) - time.monotonic())
         sources = [direction.source for direction in (there, back) if direction.room() > 0]
         readable, _, _ = select.select([*sources, 0], [], [], min(wait, 1.0))
         now = time.monotonic()
@@ -149,10 +171,18 @@ def main() -> None:
                 word, _, rest = line.decode().partition(" ")
                 if word in ("cut", "restore"):
                     cut = word == "cut"
+                    counts["cuts"] += cut
                 elif word == "errors":
                     errors = float(rest)
                 elif word == "log":
                     back.take(rest.encode() + b"\r\n", now)
+                    counts["kernel messages"] += 1
+                elif word == "cuts":
+                    count, size, seconds = rest.split()
+                    cuts, every, cut_s, next_cut = int(count), int(size), float(seconds), there.carried + int(size)
+                elif word == "counts":
+                    sys.stdout.write(json.dumps(counts) + "\n")
+                    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -27,13 +27,18 @@ VERBS = {
     "rollback": "Make an older release current again.",
     "run": "Run a bundle on a board and show its answers.",
     "measure": "Measure latency and energy on a board.",
+    "profile": "Show what each operator takes on a board.",
     "attach": "Pick up measurements whose host vanished.",
     "evaluate": "Measure accuracy on a board.",
     "verify": "Compare a board's answers with the golden ones.",
     "keygen": "Make a key that signs bundles.",
     "sign": "Sign a bundle.",
     "runs": "List, show and export what was measured.",
+    "compare": "Compare measurements, with an interval.",
+    "gate": "Pass or fail a bundle against a baseline, for CI.",
+    "explain": "Say what a verdict means and what to do.",
     "report": "Write an HTML report of a run.",
+    "virtual": "Bring up boards that QEMU plays.",
     "doctor": "Check this machine and say what is missing.",
     "completion": "Print shell completion.",
 }
@@ -98,7 +103,7 @@ def execute(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not turn the message into a traceback
-        keeps = {"measure", "evaluate", "attach"}.intersection(sys.argv if args is None else args)
+        keeps = {"measure", "evaluate", "attach", "profile", "gate"}.intersection(sys.argv if args is None else args)
         return _fail("interrupted", "what had arrived is kept: `deploy runs list`" if keeps else None, 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `deploy runs | head` is no error

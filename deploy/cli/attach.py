@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from deploy.cli import common
-from deploy.cli.measure import Live, show
+from deploy.cli.live import Live
+from deploy.cli.measure import show
 
 
 @click.command(
@@ -38,8 +39,8 @@ def command(boards_file: str | None, board_name: str, only_list: bool, as_json: 
                 common.show(f"{row['spool']}  {row['bundle']}  {common.size(row['bytes'])}  {state}")
         attached = []
         for spool in [] if only_list else waiting:
-            with common.progress_bar(board_name) as bar:
-                run, measured = attach(session, spool, common.store_of(registry), Live(bar).update)
+            with Live(f"{spool['request']['run']['bundle']['name']} on {board_name}") as live:
+                run, measured = attach(session, spool, common.store_of(registry), live.update)
             attached.append({"run": run, "board": board_name, **vars(measured)})
             if not as_json:
                 show(board_name, spool["request"]["run"]["bundle"]["name"], measured)

@@ -90,6 +90,43 @@ class Finite(click.FloatRange):
         return number
 
 
+class Share(click.ParamType):  # type: ignore[type-arg]
+    """``1%`` or 0.01."""
+
+    name = "share"
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low, self._high = low, high
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        text = str(value)
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            number = math.nan
+        if not self._low <= number <= self._high:
+            self.fail(f"{text!r} is not between {self._low:.4g} and {self._high:.4g}, as in 1% or 0.01", parameter, context)
+        return number
+
+
+def kernels_option(function: F) -> F:
+    """For every verb that runs a model; `kernels_mode` says what was chosen."""
+    return click.option(
+        "--kernels", type=click.Choice(["auto", "off", "reference"]), default="auto", show_default=True,
+        expose_value=False, callback=_set_kernels,
+        help="Our kernels where they win, the stock runtime alone, or our plain versions.",
+    )(function)  # fmt: skip
+
+
+def _set_kernels(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    context.meta["deploy.kernels"] = value
+
+
+def kernels_mode() -> str:
+    context = click.get_current_context(silent=True)
+    return str(context.meta.get("deploy.kernels", "auto")) if context else "auto"
+
+
 def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
@@ -152,6 +189,8 @@ def bundle_name(path: Path) -> str:
 def bring(session: Session, bundle: Bundle) -> Pushed:
     """Make sure the board has its runtime and the bundle; says what it did, unless nothing was to do."""
     pushed = push_to(session, bundle)
+    if session.kernels.why_off:
+        note(f"{session.board.name}: without our kernels: {session.kernels.why_off}")
     if not pushed.was_current:
         note(pushed_line(session.board, pushed))
     return pushed
@@ -162,7 +201,7 @@ def push_to(session: Session, bundle: Bundle) -> Pushed:
     from deploy import fleet
 
     with progress_bar(f"{session.board.name}: {bundle.name}") as bar:
-        return fleet.bring(session, bundle, bar)
+        return fleet.bring(session, bundle, bar, kernels_mode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +261,7 @@ def run_record(session: Session, bundle: Bundle, command: Mapping[str, Any]) -> 
             "host_accuracy": bundle.manifest.accuracy,
         },
         "command": dict(command),
+        "kernels": vars(session.kernels),
         "deploy": __version__,
         "agent": session.hello["agent"],
     }
@@ -283,6 +323,12 @@ def show(text: str) -> None:
 
 def show_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=1, allow_nan=False))
+
+
+def show_line(value: Any) -> None:
+    """One line of JSON, there at once for whoever reads along."""
+    click.echo(json.dumps(plain(value), allow_nan=False))
+    sys.stdout.flush()
 
 
 def show_table(table: Table) -> None:

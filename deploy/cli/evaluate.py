@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1), help="Only the first samples.")
 @click.option("--preprocess", metavar="HOW", help="Instead of the bundle's: raw, unit, symmetric or SCALE,OFFSET.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@common.kernels_option
 @common.limit_option
 @common.json_option
 @click.pass_obj

@@ -2,12 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from deploy.cli import common
+from deploy.cli.live import Lines, Live
+
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
+    from deploy.measure import Measured, Plan
+    from deploy.results.store import RunWriter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def parse_cpus(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """``0,2-3`` as numbers."""
+    if text is None:
+        return None
+    cpus: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            cpus += range(int(first), int(last or first) + 1)
+    except ValueError:
+        cpus = []
+    if not cpus or min(cpus) < 0 or max(cpus) > 4095:
+        raise click.BadParameter(f"{text!r} is no list of CPUs such as 0 or 0,2-3", context, parameter)
+    return tuple(sorted(set(cpus)))
+
+
+def plan_options(function: F) -> F:
+    """How to measure; `plan_from` reads them."""
+    for option in reversed((
+        click.option("--duration", default=10.0, show_default=True, type=common.Finite(0.01, 86_400),
+                     help="Seconds, in all; with --until, at most."),
+        click.option("--until", type=common.Share(0.002, 0.5), metavar="PERCENT",
+                     help="Stop when the median is known as precisely as that (half of its 95 % interval)."),
+        click.option("--restarts", default=3, show_default=True, type=click.IntRange(1, 100), help="Fresh processes."),
+        click.option("--warmup", default=10.0, show_default=True, type=common.Finite(0, 3600),
+                     help="Most seconds to warm up."),
+        click.option("--idle", default=3.0, show_default=True, type=common.Finite(0.5, 3600),
+                     help="Idle seconds, for energy."),
+        click.option("--rate", type=common.Finite(0.001, 1e6), metavar="HZ",
+                     help="Start so many a second, whatever the board does, and count latency from the schedule."),
+        click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024)),
+        click.option("--pin", callback=parse_cpus, metavar="CPUS", help="Run on these CPUs alone, as in 0,2-3."),
+        click.option("--signature", help="Measure this signature instead of the first subgraph."),
+        common.limit_option,
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def plan_from(options: dict[str, Any]) -> Plan:
+    """The plan of `plan_options`; they are taken out of `options`."""
+    from deploy.measure import Plan
+
+    names = {"duration": "duration_s", "warmup": "warmup_max_s", "idle": "idle_s"}
+    fields = {field.name for field in dataclasses.fields(Plan)}
+    taken = {name: options.pop(name) for name in list(options) if names.get(name, name) in fields}
+    return Plan(**{names.get(name, name): value for name, value in taken.items()})
 
 
 @click.command(
@@ -17,78 +77,80 @@ from deploy.cli import common
 
     Each of several fresh processes is warmed up until it is steady; then only the invocation is timed.  Every
     nanosecond and every power sample is stored; `deploy runs` and `deploy report` show them.
+
+    Several bundles need --interleave: they take turns, process by process, and `deploy compare` sees the pairs.  With
+    --strict the exit code is 1 unless the verdict is ok.  --json prints one line for each event.
     """
-    + common.example("deploy measure --board local net.bundle --duration 10"),
+    + common.example(
+        "deploy measure --board local net.bundle --duration 10",
+        "deploy measure --board local net.bundle --until 1% --duration 60 --pin 1",
+        "deploy measure --board local old.bundle new.bundle --interleave --restarts 10",
+    ),
 )
 @common.board_option
-@common.bundle_argument
-@click.option("--duration", default=10.0, show_default=True, type=common.Finite(0.01, 86_400), help="Seconds, in all.")
-@click.option("--restarts", default=3, show_default=True, type=click.IntRange(1, 100), help="Fresh processes.")
-@click.option("--warmup", default=10.0, show_default=True, type=common.Finite(0, 3600), help="Most seconds to warm up.")
-@click.option("--idle", default=3.0, show_default=True, type=common.Finite(0.5, 3600), help="Idle seconds, for energy.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--signature", help="Measure this signature instead of the first subgraph.")
-@common.limit_option
+@common.kernels_option
+@click.argument("bundle_paths", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--interleave", is_flag=True, help="Let several bundles take turns.")
+@plan_options
 @common.json_option
 @click.pass_obj
 def command(
     boards_file: str | None,
+    /,
     board_name: str,
-    bundle_path: Path,
-    duration: float,
-    restarts: int,
-    warmup: float,
-    idle: float,
-    threads: int,
-    signature: str | None,
-    limit_s: float | None,
+    bundle_paths: tuple[Path, ...],
+    interleave: bool,
     as_json: bool,
-) -> None:
-    from deploy.measure import Plan, measure
+    **options: Any,
+) -> int:
+    from deploy.errors import UsageError
 
-    bundle = common.read_bundle(bundle_path)
-    plan = Plan(
-        duration_s=duration,
-        restarts=restarts,
-        warmup_max_s=warmup,
-        idle_s=idle,
-        threads=threads,
-        signature=signature,
-        limit_s=limit_s,
-    )
-    with common.on_board(boards_file, board_name, bundle) as on:
-        inputs = _inputs(on.session, bundle, plan)
-        with on.stored("measure", vars(plan)) as writer, common.progress_bar(board_name) as bar:
-            live = Live(bar)
-            measured = measure(on.session, bundle.digest, inputs, plan, writer, bundle.name, live.update)
-    if as_json:
-        common.show_json({"run": writer.id, "board": board_name, "bundle": bundle.digest, **vars(measured)})
-        return
-    show(board_name, bundle.name, measured)
-    common.show(f"stored: {writer.id}")
+    if len(bundle_paths) > 1 and not interleave:
+        raise UsageError(f"{len(bundle_paths)} bundles", "`--interleave` lets them take turns; else measure them singly")
+    if interleave and len(bundle_paths) < 2:
+        raise UsageError("--interleave needs two bundles or more")
+    plan = plan_from(options)
+    if interleave and plan.until:
+        raise UsageError("--interleave and --until do not go together", "`--restarts N` makes N pairs")
+    bundles = [common.read_bundle(path) for path in bundle_paths]
+    outcomes = run(boards_file, board_name, bundles, plan, Lines if as_json else Live)
+    for bundle, writer, measured in outcomes:
+        if as_json:
+            result = {"run": writer.id, "board": board_name, "bundle": bundle.digest, **vars(measured)}
+            common.show_line({"event": "result", **result})
+        else:
+            show(board_name, bundle.name, measured)
+            common.show(f"stored: {writer.id}")
+    return 1 if common.is_strict() and any(measured.verdict != ("ok",) for _, _, measured in outcomes) else 0
 
 
-class Live:
-    """Median and count so far, for the eyes."""
+def run(
+    boards_file: str | None,
+    board_name: str,
+    bundles: Sequence[Bundle],
+    plan: Plan,
+    watcher: type[Live] | type[Lines],
+) -> list[tuple[Bundle, RunWriter, Measured]]:
+    """Bring the bundles to the board and measure them, in turns where there are several; each becomes a run."""
+    from deploy.measure import Turn, interleave, measure
 
-    def __init__(self, bar: common.Progress) -> None:
-        self._bar = bar
-        self._ticker = common.Ticker()
-        self._count = 0
-        self._recent: Any = None
-        self._doing = ""
-
-    def update(self, doing: str, latencies: Any) -> None:
-        if doing != self._doing:
-            self._doing = doing
-            self._bar.note(doing)
-        if len(latencies):
-            self._count += len(latencies)
-            self._recent = latencies
-        if self._recent is not None and self._ticker():
-            import numpy as np
-
-            self._bar.info(f"{self._count:,} invocations, median {common.duration(float(np.median(self._recent)))}")
+    with common.on_board(boards_file, board_name, bundles[0]) as on, contextlib.ExitStack() as stack:
+        for other in bundles[1:]:
+            common.bring(on.session, other)
+        inputs = [_inputs(on.session, bundle, plan) for bundle in bundles]
+        writers = [
+            stack.enter_context(dataclasses.replace(on, bundle=bundle).stored("measure", vars(plan)))
+            for bundle in bundles
+        ]
+        live: Live | Lines = watcher(f"{' and '.join(bundle.name for bundle in bundles)} on {board_name}")
+        stack.enter_context(live)
+        if len(bundles) == 1:
+            found = [measure(on.session, bundles[0].digest, inputs[0], plan, writers[0], bundles[0].name, live.update)]
+        else:
+            each = zip(bundles, inputs, writers, strict=True)
+            turns = [Turn(bundle.digest, given, writer, bundle.name) for bundle, given, writer in each]
+            found = interleave(on.session, turns, plan, live.update)
+    return list(zip(bundles, writers, found, strict=True))
 
 
 def _inputs(session: Any, bundle: Any, plan: Any) -> list[Any]:
@@ -117,18 +179,35 @@ def show(board: str, bundle: str, measured: Any) -> None:
     table.show_header = False
     interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns is not None else ""
     table.add_row("latency", f"median {d(latency.median_ns)}{interval}  95 %, n = {latency.n:,}")
-    tail = [
-        f"p{p} " + (d(value) if value is not None else f"n/a (n = {latency.n})")
-        for p, value in ((90, latency.p90_ns), (95, latency.p95_ns), (99, latency.p99_ns))
-    ]
-    table.add_row("", f"min {d(latency.min_ns)}  {'  '.join(tail)}  max {d(latency.max_ns)}")
+    table.add_row("", f"min {d(latency.min_ns)}  {tail(latency)}  max {d(latency.max_ns)}")
+    if measured.service:
+        table.add_row("service", f"median {d(measured.service.median_ns)}; {measured.late_starts:,} starts came late")
     table.add_row("restarts", "medians " + ", ".join(d(m) for m in latency.restart_medians_ns))
     table.add_row("cold", f"load {d(measured.load_ns)}, first invocation {d(measured.first_ns)}")
     table.add_row("runtime", f"{measured.runtime}; reading the clock takes {measured.clock_overhead_ns} ns, included")
     table.add_row("verdict", ", ".join(measured.verdict))
     common.show_table(table)
+    if measured.verdict != ("ok",):
+        common.show(f"`deploy explain {measured.verdict[0]}` says what that means and what to do")
     for line in energy_lines(measured.energy, measured.unmetered):
         common.show(f"energy: {line}")
+
+
+def tail(latency: Any) -> str:
+    """Percentiles, each with what it does not exceed (95 %, one-sided); those that n does not support are not given."""
+    d = common.duration
+    parts = []
+    for name, value, bound in (
+        ("p90", latency.p90_ns, latency.p90_bound_ns),
+        ("p95", latency.p95_ns, latency.p95_bound_ns),
+        ("p99", latency.p99_ns, latency.p99_bound_ns),
+        ("p99.9", latency.p999_ns, latency.p999_bound_ns),
+    ):
+        if value is None:
+            parts.append(f"{name} n/a (n = {latency.n})")
+        else:
+            parts.append(f"{name} {d(value)}" + (f" (<= {d(bound)})" if bound is not None else ""))
+    return "  ".join(parts)
 
 
 def energy_lines(entries: Any, unmetered: str | None) -> list[str]:

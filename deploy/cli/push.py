@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 )
 @common.boards_option
 @common.bundle_argument
+@common.kernels_option
 @common.json_option
 @click.pass_obj
 def command(
@@ -58,7 +59,7 @@ def _push_to_all(registry: Registry, boards: Sequence[Board], bundle: Bundle, as
 
     outcomes: dict[str, Outcome] = {}
     with _Lines() as lines:
-        for outcome in push_to_all(boards, bundle, registry.known_hosts, lines.line, common.is_strict()):
+        for outcome in push_to_all(boards, bundle, registry.known_hosts, lines.line, common.is_strict(), common.kernels_mode()):
             outcomes[outcome.board.name] = outcome
             lines.end(outcome)
     shown: list[dict[str, Any]] = []

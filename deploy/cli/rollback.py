@@ -24,7 +24,7 @@ from deploy.cli import common
 @common.json_option
 @click.pass_obj
 def command(boards_file: str | None, board_name: str, release: str | None, as_json: bool) -> None:
-    from deploy import runtime
+    from deploy import kernels, runtime
     from deploy.releases import rollback
 
     registry = common.registry(boards_file)
@@ -33,6 +33,7 @@ def command(boards_file: str | None, board_name: str, release: str | None, as_js
         common.progress_bar(f"{board_name}: {release or 'the release before'}") as bar,
     ):
         runtime.ensure(session, bar.bytes, bar.note)
+        kernels.ensure(session, "auto", bar.bytes, bar.note)
         done = rollback(session, release, bar.note)
     if as_json:
         shown: dict[str, Any] = {"board": board_name, **vars(done)}

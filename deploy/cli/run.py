@@ -37,6 +37,7 @@ SHOWN = 8
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random inputs.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the outputs to this .npz.")
+@common.kernels_option
 @common.limit_option
 @common.json_option
 @click.pass_obj

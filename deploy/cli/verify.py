@@ -23,6 +23,7 @@ from deploy.cli import common
 @common.bundle_argument
 @click.option("--exact", is_flag=True, help="Fail on any difference.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
+@common.kernels_option
 @common.limit_option
 @common.json_option
 @click.pass_obj

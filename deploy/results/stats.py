@@ -6,19 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from devices.protocol.student import half_width
+
 Latencies = NDArray[np.int64]
 
 # Smallest n for which an order statistic bounds the percentile from above with 95 %: n >= ln(0.05) / ln(p).
-_NEEDED = {90: 29, 95: 59, 99: 299}
+_NEEDED = {90.0: 29, 95.0: 59, 99.0: 299, 99.9: 2995}
 BATCHES = 10  # Schmeiser (1982): more than 10 to 30 batches buy little, and cost independence
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-          2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-          1.96)  # fmt: skip
+CONFIDENT = 4.0  # of a slope, in standard errors: by chance once in 5,000 runs (Student's t, 26 degrees of freedom)
+AGREEING = 1.5  # standard errors: what the restarts' own slopes must say for a slope through all of them
+GAP = 0.3  # the middle tenth of all latencies, as a share of the middle eight tenths; 0.1 for a normal distribution
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,12 @@ class LatencySummary:
     Attributes:
         n: invocations; warm-up is not among them.
         median_ns, low_ns, high_ns: median and its 95 % interval; the interval is None below 10 invocations.
-        p90_ns, p95_ns, p99_ns: None where there are too few invocations to support them.
+        p90_ns, p95_ns, p99_ns, p999_ns: None where there are too few invocations to support them.
+        p90_bound_ns, ...: what the percentile does not exceed, with 95 % confidence; see `upper_bound`.
         restart_medians_ns: the median of each process restart.
+        drift: relative change of latency from the beginning of a restart to its end, where it is not chance; else 0.
+            None where there are too few invocations to tell.
+        two_modes: the median lies in a gap between a fast and a slow half.
     """
 
     n: int
@@ -42,6 +48,20 @@ class LatencySummary:
     p95_ns: float | None
     p99_ns: float | None
     restart_medians_ns: tuple[float, ...]
+    p999_ns: float | None = None
+    p90_bound_ns: float | None = None
+    p95_bound_ns: float | None = None
+    p99_bound_ns: float | None = None
+    p999_bound_ns: float | None = None
+    drift: float | None = None
+    two_modes: bool = False
+
+    @property
+    def precision(self) -> float | None:
+        """Half of the 95 % interval of the median, as a share of the median."""
+        if self.low_ns is None or self.high_ns is None or not self.median_ns:
+            return None
+        return (self.high_ns - self.low_ns) / 2 / self.median_ns
 
 
 def summarize(restarts: Sequence[Latencies]) -> LatencySummary:
@@ -54,6 +74,7 @@ def summarize(restarts: Sequence[Latencies]) -> LatencySummary:
     filled = [r for r in restarts if len(r)]
     values = np.concatenate(filled)
     low, high = median_interval(filled)
+    bounds = {p: upper_bound(filled, p) for p in _NEEDED}
     return LatencySummary(
         n=len(values),
         median_ns=float(np.median(values)),
@@ -66,12 +87,106 @@ def summarize(restarts: Sequence[Latencies]) -> LatencySummary:
         p95_ns=percentile(values, 95),
         p99_ns=percentile(values, 99),
         restart_medians_ns=tuple(float(np.median(r)) for r in filled),
+        p999_ns=percentile(values, 99.9),
+        p90_bound_ns=bounds[90],
+        p95_bound_ns=bounds[95],
+        p99_bound_ns=bounds[99],
+        p999_bound_ns=bounds[99.9],
+        drift=drift(filled),
+        two_modes=_two_modes(values),
     )
 
 
-def percentile(values: Latencies, p: int) -> float | None:
-    """The percentile, or None where `values` has too few to bound it (p95 needs 59, p99 needs 299)."""
+def percentile(values: Latencies, p: float) -> float | None:
+    """The percentile, or None where `values` has too few to bound it (p95 needs 59, p99 299, p99.9 2995)."""
     return float(np.percentile(values, p)) if len(values) >= _NEEDED[p] else None
+
+
+def upper_bound(restarts: Sequence[Latencies], p: float) -> float | None:
+    """
+    What the percentile `p` does not exceed, with 95 % confidence; None where there are too few latencies to say.
+
+    An order statistic: with k latencies above it, the bound holds unless at most k of n exceeded the true percentile,
+    which is a binomial tail.  Slow invocations come in bunches, so n is divided by how much more the number of
+    exceedances varies between stretches of time than independent ones would.
+    """
+    values = np.concatenate(restarts)
+    n = len(values)
+    share = 1 - p / 100
+    effective = int(n / _clustering(restarts, float(np.percentile(values, p)), share))
+    # log of the binomial probabilities of 0, 1, ... exceedances; those far beyond the mean are not needed.
+    i = np.arange(min(effective, int(effective * share) + 1))
+    steps = np.log((effective - i) / (i + 1)) + np.log(share / (1 - share))
+    log_terms = effective * np.log1p(-share) + np.concatenate(([0.0], np.cumsum(steps)))
+    allowed = int(np.searchsorted(np.cumsum(np.exp(log_terms)), 0.05, side="right")) - 1
+    if allowed < 0:
+        return None
+    above = int(allowed * n / effective)
+    return float(np.partition(values, n - 1 - above)[n - 1 - above])
+
+
+def _clustering(restarts: Sequence[Latencies], threshold: float, share: float) -> float:
+    """Variance of the number of values above `threshold`, between stretches, in units of a binomial one; >= 1."""
+    parts = _stretches(restarts, 3 * BATCHES)
+    counts = np.array([np.count_nonzero(part > threshold) for part in parts], float)
+    sizes = np.array([len(part) for part in parts], float)
+    if len(parts) < BATCHES or sizes.mean() * share < 1:
+        return 1.0  # too few in each to tell
+    expected = sizes * (counts.sum() / sizes.sum())
+    if not expected.all():
+        return 1.0
+    return max(1.0, float(((counts - expected) ** 2 / (expected * (1 - share))).sum() / (len(parts) - 1)))
+
+
+def drift(restarts: Sequence[Latencies]) -> float | None:
+    """
+    How much latency changes as time goes on, as a share of the median.
+
+    From the medians of `BATCHES` stretches of each restart.  Either all restarts go the same way, each from a level of
+    its own: then it is the change from the beginning of a restart to its end.  Or one line goes through the whole run,
+    and the restarts do not speak against it: then it is the change from the beginning of the run to its end.  A line
+    through the levels of three restarts alone would be no evidence.
+
+    Returns:
+        0.0 where the change is within `CONFIDENT` standard errors of none; None with fewer than 4 values in a stretch.
+    """
+    long = [np.array_split(restart, BATCHES) for restart in restarts if len(restart) >= 4 * BATCHES]
+    if not long:
+        return None
+    medians = np.array([[np.median(part) for part in parts] for parts in long])
+    middle = float(np.median(medians))
+    time = np.arange(medians.size).reshape(medians.shape)
+    in_each, sure_in_each = _slope(time, medians)
+    through_all, sure_through_all = _slope(time.reshape(1, -1), medians.reshape(1, -1))
+    if abs(sure_in_each) > CONFIDENT:
+        return in_each * (BATCHES - 1) / middle
+    if abs(sure_through_all) > CONFIDENT and sure_in_each * np.sign(through_all) > AGREEING:
+        return through_all * (medians.size - 1) / middle
+    return 0.0
+
+
+def _slope(time: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
+    """Slope of the parallel lines through each row, by least squares; and the same in standard errors."""
+    t = time - time.mean(axis=1, keepdims=True)
+    centred = values - values.mean(axis=1, keepdims=True)
+    weight = float((t**2).sum())
+    slope = float((t * centred).sum()) / weight
+    rest = float(((centred - slope * t) ** 2).sum())
+    error = (rest / (values.size - len(values) - 1) / weight) ** 0.5
+    return slope, slope / error if error else float(np.sign(slope) * np.inf if slope else 0.0)
+
+
+def _two_modes(values: Latencies) -> bool:
+    """Whether the middle tenth is so wide that it must be a gap; steps of a coarse clock are none."""
+    if len(values) < 10 * BATCHES:
+        return False
+    p10, p45, p50, p55, p90 = np.percentile(values, [10, 45, 50, 55, 90])
+    return bool(p55 - p45 > GAP * (p90 - p10) and p55 - p45 > 0.01 * p50)
+
+
+def _stretches(restarts: Sequence[Latencies], count: int) -> list[Latencies]:
+    """About `count` stretches of time in all, none of which reaches over a restart."""
+    return [part for restart in restarts for part in np.array_split(restart, max(1, count // len(restarts)))]
 
 
 def median_interval(restarts: Sequence[Latencies]) -> tuple[float, float] | tuple[None, None]:
@@ -93,9 +208,9 @@ def median_interval(restarts: Sequence[Latencies]) -> tuple[float, float] | tupl
         return None, None
     groups = list(restarts)
     if len(groups) < 3:
-        groups = [part for restart in restarts for part in np.array_split(restart, max(1, BATCHES // len(restarts)))]
+        groups = _stretches(restarts, BATCHES)
     medians = np.array([np.median(group) for group in groups if len(group)])
-    half = _T_975[min(len(medians) - 1, len(_T_975)) - 1] * float(medians.std(ddof=1)) / len(medians) ** 0.5
+    half = half_width(medians.tolist())
     middle = float(np.median(np.concatenate(restarts)))
     # Groups of different sizes: the median of all need not be the mean of their medians.
     centre = float(medians.mean())

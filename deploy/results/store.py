@@ -1,12 +1,13 @@
 """
 The results store: every run, every sample, never changed afterwards.
 
-A run is a folder, ``<id>/record.json`` and one raw file for each array.  Arrays are written as they arrive, so a run
-that breaks off keeps what it had and says so.  ``index.sqlite`` lists the runs; it can be made again from the folders
-and is.
+A run is a folder, ``<id>/record.json`` and one file for each array.  Arrays are written as they arrive, so a run that
+breaks off keeps what it had and says so; once it is over they are packed, see `_pack`.  ``index.sqlite`` lists the
+runs; it can be made again from the folders and is.
 
 History of the record:
     1  first
+    2  arrays may be packed: an array's entry says its ``encoding``
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +29,8 @@ from numpy.typing import NDArray
 
 from deploy.errors import StoreError, nearest
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
 _RECORD = {"schema", "id", "kind", "created", "status", "board", "bundle", "arrays"}
 _DTYPES = {"<i8": np.dtype("<i8"), "<f8": np.dtype("<f8")}
 
@@ -74,11 +77,19 @@ class RunWriter:
             if name not in self._files:
                 self._files[name] = (path.open("wb", buffering=0), dtype, unit)
                 self._write_unfinished()
-            data = memoryview(values.astype(_DTYPES[dtype]).tobytes())
-            while data:  # what is written without a buffer may be written in part
-                data = data[self._files[name][0].write(data) :]
+            _write(self._files[name][0], values.astype(_DTYPES[dtype]).tobytes())
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from None
+
+    def array(self, name: str) -> NDArray[Any]:
+        """What was appended so far, read back from the disk; empty for nothing."""
+        if name not in self._files:
+            return np.empty(0, np.int64)
+        return np.fromfile(self._folder / f"{name}.bin", _DTYPES[self._files[name][1]])
+
+    def restarts(self, name: str) -> list[NDArray[Any]]:
+        """As `Run.restarts`."""
+        return [self.array(each) for each in _numbered(self._files, name)]
 
     def set(self, **values: Any) -> None:
         """Put results into the record."""
@@ -101,14 +112,8 @@ class RunWriter:
         arrays = {}
         for name, (file, dtype, unit) in self._files.items():
             file.close()
-            data = (self._folder / f"{name}.bin").read_bytes()
-            arrays[name] = {
-                "file": f"{name}.bin",
-                "dtype": dtype,
-                "length": len(data) // 8,
-                "unit": unit,
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
+            values = self.array(name)
+            arrays[name] = {"dtype": dtype, "length": len(values), "unit": unit, **self._packed(name, values)}
         if reason is not None and not arrays:
             (self._folder / "record.json").unlink()
             self._folder.rmdir()
@@ -116,9 +121,24 @@ class RunWriter:
         status = "complete" if reason is None else "incomplete"
         self._record.update(status=status, reason=reason, arrays=arrays)
         self._write_record(self._record)
+        for name, entry in arrays.items():
+            if entry["file"] != f"{name}.bin":
+                (self._folder / f"{name}.bin").unlink()  # only now: until then the record named it
         for path in self._folder.iterdir():
             path.chmod(0o444)
         self._store.index(self._record)
+
+    def _packed(self, name: str, values: NDArray[Any]) -> dict[str, Any]:
+        """Pack an array that is complete; one for which there is no room stays as it is."""
+        raw, packed = self._folder / f"{name}.bin", self._folder / f"{name}.z"
+        encoding, data = _pack(values)
+        try:
+            with packed.open("wb", buffering=0) as file:
+                _write(file, data)
+        except OSError:
+            packed.unlink(missing_ok=True)
+            return {"file": raw.name, "sha256": hashlib.sha256(raw.read_bytes()).hexdigest()}
+        return {"file": packed.name, "encoding": encoding, "sha256": hashlib.sha256(data).hexdigest()}
 
     def _write_unfinished(self) -> None:
         """So that a run whose host dies can be told from one that never was, and what had arrived can be read."""
@@ -160,12 +180,58 @@ class Run:
         # A run whose host died has no digests.
         if "sha256" in entry and hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise StoreError(f"{path}: changed since it was written")
-        return np.frombuffer(data[: len(data) // 8 * 8], _DTYPES[entry["dtype"]])
+        dtype = _DTYPES[entry["dtype"]]
+        if "encoding" in entry:
+            try:
+                return _unpack(entry["encoding"], data, dtype)
+            except (ValueError, zlib.error) as error:
+                raise StoreError(f"{path}: {error}") from None
+        return np.frombuffer(data[: len(data) // 8 * 8], dtype)
 
     def restarts(self, name: str) -> list[NDArray[Any]]:
         """The arrays ``<name>.1``, ``<name>.2``, ...: one for each process restart."""
-        numbers = sorted(int(key.rpartition(".")[2]) for key in self.record["arrays"] if key.startswith(f"{name}."))
-        return [self.array(f"{name}.{number}") for number in numbers]
+        return [self.array(each) for each in _numbered(self.record["arrays"], name)]
+
+
+def _numbered(names: Iterable[str], name: str) -> list[str]:
+    numbers = sorted(int(key.rpartition(".")[2]) for key in names if key.startswith(f"{name}."))
+    return [f"{name}.{number}" for number in numbers]
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # what is written without a buffer may be written in part
+        view = view[file.write(view) :]
+
+
+def _pack(values: NDArray[Any]) -> tuple[str, bytes]:
+    """
+    Eight bytes a value become one to three.
+
+    The first bytes of all values, then the second ones, and so on, through zlib: values that resemble each other share
+    their high bytes.  Values that never fall, such as times, are stored as differences.  The encoding's name lists what
+    was done, in order: ``delta``, ``planes``, ``zlib``.
+    """
+    encoding = "planes+zlib"
+    if values.dtype.kind == "i" and len(values) > 1 and bool((values[1:] >= values[:-1]).all()):
+        values = np.diff(values, prepend=values.dtype.type(0))
+        encoding = "delta+planes+zlib"
+    planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8).T
+    return encoding, zlib.compress(planes.tobytes(), 6)
+
+
+def _unpack(encoding: str, data: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """
+    Undo `_pack`.
+
+    Raises:
+        ValueError, zlib.error: it was not packed so.
+    """
+    if encoding not in ("planes+zlib", "delta+planes+zlib"):
+        raise ValueError(f"encoding {encoding!r} is not known here")
+    planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(8, -1)
+    values = np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
+    return np.cumsum(values, dtype=dtype) if encoding.startswith("delta") else values
 
 
 class Store:
@@ -234,8 +300,9 @@ class Store:
             raise StoreError(f"{path}: {error}") from None
         if not isinstance(record, dict) or not _RECORD <= set(record):
             raise StoreError(f"{path}: not the record of a run")
-        if record["schema"] != SCHEMA:
-            raise StoreError(f"{path}: schema {record.get('schema')!r}; this version reads {SCHEMA}")
+        if record["schema"] not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise StoreError(f"{path}: schema {record.get('schema')!r}; this version reads {known}")
         return Run(path.parent, record)
 
     def _open(self) -> sqlite3.Connection:

@@ -49,7 +49,10 @@ class SshChannel:
         return self._channel.recv(1 << 20)
 
     def write(self, data: bytes) -> None:
-        self._channel.sendall(data)
+        try:
+            self._channel.sendall(data)
+        except (EOFError, paramiko.SSHException) as error:  # as paramiko says that the connection was reset
+            raise ConnectionResetError(_reason(error)) from None
 
     def ended(self) -> tuple[int | None, str]:
         self._channel.settimeout(CLOSE_S)
@@ -62,7 +65,10 @@ class SshChannel:
         return status, self._tail.decode("utf-8", "replace")
 
     def close(self) -> None:
-        self._channel.close()
+        try:
+            self._channel.close()
+        except (OSError, EOFError, paramiko.SSHException):
+            pass  # it is closed then
 
 
 class Ssh:
@@ -82,7 +88,8 @@ class Ssh:
         self._board = board
         self._strict = strict
         self.pinned: str | None = None
-        self._known_hosts = known_hosts
+        self._known_hosts = Path(settings.known_hosts).expanduser() if settings.known_hosts else known_hosts
+        self._own_known_hosts = settings.known_hosts is not None
         resolved = _user_config(settings.host)
         host = resolved.get("hostname", settings.host)
         port = settings.port or int(resolved.get("port", 22))
@@ -140,7 +147,8 @@ class Ssh:
         self._client.close()
 
     def _load_known_hosts(self) -> None:
-        for path in (Path("~/.ssh/known_hosts").expanduser(), self._known_hosts):
+        users = [] if self._own_known_hosts else [Path("~/.ssh/known_hosts").expanduser()]
+        for path in (*users, self._known_hosts):
             if path.is_file():
                 try:
                     self._client.get_host_keys().load(str(path))

@@ -18,12 +18,12 @@ from devices.protocol.errors import AgentError
 from devices.protocol.tensors import TensorSpec
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
 
     RUNTIME = "ai-edge-litert"
 except ImportError as missing:
     try:
-        from tflite_runtime.interpreter import Interpreter
+        from tflite_runtime.interpreter import Interpreter, load_delegate
     except ImportError:
         raise missing from None  # the one to install; its reason may be a library that is too old
 
@@ -56,9 +56,11 @@ class Model:
         threads: for the runtime's own pool, >= 1.
         shapes: input name -> shape to use instead of the model's own.
         signature: which signature to run; None is the model's first subgraph.
+        kernels: `path` of our library of kernels and `mode` ("auto", "reference"); None is the stock runtime alone.
 
     Raises:
-        AgentError: model-refused, with the runtime's reason; bad-input, `shapes` or `signature` names nothing.
+        AgentError: model-refused, with the runtime's reason; bad-input, `shapes` or `signature` names nothing;
+            no-runtime, the library of kernels does not load here.
     """
 
     def __init__(
@@ -67,9 +69,13 @@ class Model:
         threads: int = 1,
         shapes: dict[str, Sequence[int]] | None = None,
         signature: str | None = None,
+        kernels: dict[str, str] | None = None,
     ) -> None:
+        # Kept here: the runtime does not keep it alive.
+        self._delegate = _load_kernels(kernels) if kernels else None
+        delegates = [self._delegate] if self._delegate else None
         try:
-            self._interpreter = Interpreter(model_path=path, num_threads=threads)
+            self._interpreter = Interpreter(model_path=path, num_threads=threads, experimental_delegates=delegates)
             self._signature: Any = None if signature is None else self._runner(signature)
             self._resize(shapes or {})
             if self._signature is None:
@@ -164,6 +170,13 @@ class Model:
         if self._signature is not None:
             return [from_array(d["name"], self._results[d["name"]]) for d in self._out]
         return [from_array(d["name"], self._interpreter.get_tensor(d["index"])) for d in self._out]
+
+
+def _load_kernels(kernels: dict[str, str]) -> Any:
+    try:
+        return load_delegate(kernels["path"], {"mode": kernels["mode"]})
+    except (ValueError, OSError) as error:
+        raise AgentError(errors.NO_RUNTIME, f"our kernels do not load: {one_line(error)}") from error
 
 
 def to_array(spec: TensorSpec, values: bytes) -> Any:

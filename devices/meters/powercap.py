@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from devices.meters.base import Rail, Sample, Unreadable
+from devices.meters.sysfs import Value
+from devices.protocol.meter import Rail, Sample, Unreadable
 
 _UPDATE_S = 0.001
 
@@ -25,19 +26,26 @@ class Powercap:
     200 W).
     """
 
+    period_s = 0.0
+
     def __init__(self, zones: Sequence[tuple[str, Path, int]]) -> None:
-        self.rails = [Rail(name, "rapl", "soc-rails", "energy_uj", _UPDATE_S, 1.0, total=False) for name, _, _ in zones]
-        self._zones = zones
+        self.rails: Sequence[Rail] = [
+            Rail(name, "rapl", "soc-rails", "energy_uj", _UPDATE_S, 1.0, averaging="box", adds="soc-rails")
+            for name, _, _ in zones
+        ]
+        self._zones = [(Value(path / "energy_uj"), wraps_at) for _, path, wraps_at in zones]
         self._last = [0] * len(zones)
         self._base = [0] * len(zones)
         self._started = [False] * len(zones)
 
     def read(self) -> list[Sample]:
         samples = []
-        for i, (_, path, wraps_at) in enumerate(self._zones):
+        for i, (counter, wraps_at) in enumerate(self._zones):
             before = time.monotonic_ns()
-            value = int((path / "energy_uj").read_text())
+            value = counter.read()
             after = time.monotonic_ns()
+            if value is None:
+                continue
             if self._started[i] and value < self._last[i]:
                 self._base[i] += wraps_at
             self._started[i] = True

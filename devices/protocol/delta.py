@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from array import array
 from typing import Callable, NamedTuple
 
 from devices.protocol.rangecoder import Bit, Contexts
@@ -30,8 +31,9 @@ from devices.protocol.rangecoder import Bit, Contexts
 VERSION = 1
 MAX_SIZE = (1 << 32) - 1
 MAX_RUNS = 1 << 16
-CHUNK = 1 << 12  # a multiple of every width and of BLOCK
+CHUNK = 256  # bytes that are coded at once, a multiple of every width and of BLOCK; the decoder holds some five
 BLOCK = 64
+_GROWTH = 16
 
 COPY, INT8, WIDE, RAW = range(4)
 BY_NOTHING, BY_HISTORY, BY_VALUE = range(3)
@@ -97,6 +99,8 @@ class Op(NamedTuple):
 
 
 Content = Callable[[bytes, bytearray], None]
+Model = tuple[Content, Callable[[], None]]  # and what it does about a block that was left out
+Trees = tuple[Callable[[int], int], Callable[[int, int, int], int]]  # see `_trees`
 
 
 class Stream:
@@ -117,7 +121,7 @@ class Stream:
         self._numbers: dict[str, int] = {}
         self._kind = 0
         self._kinds = contexts.take(4 * 4)
-        self._bytes = contexts.take(256)
+        self._trees = _trees(bit, contexts)
         self._models: dict[tuple[int, ...], Content] = {}
 
     def op(self, op: Op) -> Op:
@@ -168,15 +172,17 @@ class Stream:
         Called with chunk after chunk, each of CHUNK bytes but the last.
         """
         if op.kind == INT8:
-            code = self._model(_int8, INT8, op.by, op.skip, op.base is not None)
+            code = self._model(_int8, op.skip, INT8, op.by, op.base is not None)
             return _translated(code, op)
         if op.kind == WIDE:
-            return self._model(_wide, WIDE, op.width, op.float_bits, op.skip)
-        return self._model(_raw, RAW, op.width, op.base is not None, op.skip)
+            return self._model(_wide, op.skip, WIDE, op.width, op.float_bits)
+        return self._model(_raw, op.skip, RAW, op.width, op.base is not None)
 
-    def _model(self, make: Callable[..., Content], *key: int) -> Content:
+    def _model(self, make: Callable[..., Model], skip: bool, *key: int) -> Content:
+        key += (skip,)
         if key not in self._models:
-            self._models[key] = make(self._bit, self._contexts, *key[1:])
+            code, passed = make(self._bit, self._contexts, self._trees, *key[1:-1])
+            self._models[key] = _skipping(self._bit, self._contexts, code, passed) if skip else code
         return self._models[key]
 
     # Numbers
@@ -185,9 +191,10 @@ class Stream:
         return bool(self._bit(self._named(name, 1), value))
 
     def _byte(self, value: int) -> int:
+        first = self._named("byte", 256)
         node = 1
         for at in range(7, -1, -1):
-            node = node << 1 | self._bit(self._bytes + node, value >> at & 1)
+            node = node << 1 | self._bit(first + node, value >> at & 1)
         return node & 255
 
     def _number(self, name: str, value: int) -> int:
@@ -221,6 +228,26 @@ class Stream:
         if name not in self._numbers:
             self._numbers[name] = self._contexts.take(count)
         return self._numbers[name]
+
+
+def _skipping(bit: Bit, contexts: Contexts, code: Content, passed: Callable[[], None]) -> Content:
+    """Tells first of every BLOCK bytes whether any differs, and leaves out those where none does."""
+    blocks = contexts.take(2)
+    block = 0
+
+    def skipping(base: bytes, out: bytearray) -> None:
+        nonlocal block
+        for at in range(0, len(out), BLOCK):
+            old, part = base[at : at + BLOCK], out[at : at + BLOCK]
+            block = bit(blocks + block, old != part)
+            if block:
+                code(old, part)
+                out[at : at + BLOCK] = part
+            else:
+                out[at : at + BLOCK] = old
+                passed()
+
+    return skipping
 
 
 def _translated(code: Content, op: Op) -> Content:
@@ -274,13 +301,47 @@ def _gain_table(gain: int, zero: int) -> bytes:
     return bytes(table)
 
 
-# Models
+def _trees(bit: Bit, contexts: Contexts) -> Trees:
+    """
+    Binary trees of contexts, of which only those exist that were met: most never are, in a small model one in ten.
 
-_LENGTH = [min(abs(value if value < 128 else value - 256).bit_length(), 8) for value in range(256)]
-_ACTIVITIES = 17
+    Returns:
+        ``plant(count) -> root``: `count` new trees; the next ones' numbers follow the first's.
+        ``grown(root, bits, value) -> value``: codes a number of so many bits, the highest first.
+    """
+    links = array("H")  # two for each node: the next one's number, 0 where there is none yet
+    firsts = array("I")  # the contexts of every _GROWTH nodes follow each other
+
+    def plant(count: int) -> int:
+        root = len(links) >> 1
+        for _ in range(2 * count):
+            links.append(0)
+        return root
+
+    def grown(root: int, bits: int, value: int) -> int:
+        node = root
+        number = 0
+        for place in range(bits - 1, -1, -1):
+            while node >= len(firsts) * _GROWTH:
+                firsts.append(contexts.take(_GROWTH))
+            one = bit(firsts[node // _GROWTH] + node % _GROWTH, value >> place & 1)
+            number = number << 1 | one
+            if place:
+                link = 2 * node + one
+                node = links[link]
+                if not node:
+                    node = links[link] = plant(1)
+        return number
+
+    return plant, grown
 
 
-def _int8(bit: Bit, contexts: Contexts, by: int, skip: bool, based: bool) -> Content:
+# Models.  What is fixed lies in one tuple: cells of a closure are slower than locals, and larger.
+
+_LENGTH = bytes(min(abs(value if value < 128 else value - 256).bit_length(), 8) for value in range(256))
+
+
+def _int8(bit: Bit, contexts: Contexts, trees: Trees, by: int, based: bool) -> Model:
     """
     Differences of signed bytes.
 
@@ -288,66 +349,58 @@ def _int8(bit: Bit, contexts: Contexts, by: int, skip: bool, based: bool) -> Con
     base is; in a layer pruned by magnitude, the base alone; in a small one nothing, as contexts must learn first.
     Then: is it zero now; the sign; the magnitude, as its number of bits and those bits.
     """
-    changes = contexts.take(max(_ACTIVITIES * 9, 256))
-    zeros = contexts.take(256)
-    signs = contexts.take(2 * 9)
-    lengths = contexts.take(_ACTIVITIES * 9)
-    mantissas = contexts.take(9 * 16)
-    blocks = contexts.take(2)
     by_value = by == BY_VALUE
-    size_of = [0] * 256 if by == BY_NOTHING else _LENGTH
-    rate = 31 if by == BY_NOTHING else 4
+    octaves, sizes, rate = (1, 1, 31) if by == BY_NOTHING else (17, 9, 4)
+    size_of = bytes(256) if by == BY_NOTHING else _LENGTH
+    changes = contexts.take(256 if by_value else octaves * sizes)
+    zeros = contexts.take(256 if by_value else 9) if based else 0
+    signs = contexts.take(sizes * 2)
+    lengths = contexts.take(octaves * 7)
+    mantissas = contexts.take(8 * 12)
+    fixed = by_value, based, rate, sizes, size_of, changes, zeros, signs, lengths, mantissas
     activity = 0
-    block = 0
 
     def code(base: bytes, out: bytearray) -> None:
-        nonlocal activity, block
+        nonlocal activity
+        by_value, based, rate, sizes, size_of, changes, zeros, signs, lengths, mantissas = fixed
         mean = activity
-        at, size = 0, len(out)
-        while at < size:
-            end = min(at + BLOCK, size) if skip else size
-            if skip:
-                block = bit(blocks + block, base[at:end] != out[at:end])
-                if not block:
-                    out[at:end] = base[at:end]
-                    at = end
-                    mean = mean * 5 >> 3
-                    continue
-            while at < end:
-                old = base[at]
-                new = out[at]
-                octave = mean.bit_length()
-                context = changes + (old if by_value else octave * 9 + size_of[old])
-                if not bit(context, new != old):
-                    out[at] = old
-                    mean -= mean >> rate
-                    at += 1
-                    continue
-                if based and old and bit(zeros + (old if by_value else _LENGTH[old]), new == 0):
-                    out[at] = 0
-                    magnitude = 256 - old if old > 127 else old
-                else:
-                    difference = (new ^ 128) - (old ^ 128)
-                    side = bit(signs + size_of[old] * 2 + (old > 127), difference < 0)
-                    magnitude = -difference if difference < 0 else difference
-                    context = lengths + octave * 9
-                    bits = 0
-                    while bits < 7 and bit(context + bits, magnitude >> (bits + 1) != 0):
-                        bits += 1
-                    number = 1
-                    for place in range(bits - 1, -1, -1):
-                        context = number if number < 8 else 8 + place
-                        number = number << 1 | bit(mantissas + bits * 16 + context, magnitude >> place & 1)
-                    magnitude = number
-                    out[at] = old - number & 255 if side else old + number & 255
-                mean += magnitude * 256 - mean >> rate
-                at += 1
+        for at in range(len(out)):
+            old = base[at]
+            new = out[at]
+            octave = mean.bit_length()
+            context = changes + (old if by_value else octave * sizes + size_of[old])
+            if not bit(context, new != old):
+                out[at] = old
+                mean -= mean >> rate
+                continue
+            if based and old and bit(zeros + (old if by_value else _LENGTH[old]), new == 0):
+                out[at] = 0
+                magnitude = 256 - old if old > 127 else old
+            else:
+                difference = (new ^ 128) - (old ^ 128)
+                side = bit(signs + size_of[old] * 2 + (old > 127), difference < 0)
+                magnitude = -difference if difference < 0 else difference
+                context = lengths + octave * 7
+                bits = 0
+                while bits < 7 and bit(context + bits, magnitude >> (bits + 1) != 0):
+                    bits += 1
+                number = 1
+                for place in range(bits - 1, -1, -1):
+                    context = number if number < 8 else 8 + place
+                    number = number << 1 | bit(mantissas + bits * 12 + context, magnitude >> place & 1)
+                magnitude = number
+                out[at] = old - number & 255 if side else old + number & 255
+            mean += magnitude * 256 - mean >> rate
         activity = mean
 
-    return code
+    def passed() -> None:
+        nonlocal activity
+        activity = activity * 5 >> 3
+
+    return code, passed
 
 
-def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool) -> Content:
+def _wide(bit: Bit, contexts: Contexts, trees: Trees, width: int, float_bits: int) -> Model:
     """
     Differences of little-endian numbers.
 
@@ -355,30 +408,22 @@ def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool)
     is told relative to it.
     """
     size_bits = 8 * width
-    modulus = 1 << size_bits
-    half = modulus >> 1
     changes = contexts.take(8)
     signs = contexts.take(2)
-    lengths = contexts.take(128)
-    mantissas = contexts.take(72 * 8)
-    rest = contexts.take(64)
-    blocks = contexts.take(2)
+    plant, grown = trees
+    lengths = plant(1)
+    mantissas = plant(size_bits + 1)
+    rest = contexts.take(size_bits)
+    fixed = width, float_bits, size_bits, changes, signs, lengths, mantissas, rest
     history = 0
     side = 0
-    block = 0
 
     def code(base: bytes, out: bytearray) -> None:
-        nonlocal history, side, block
-        at, size = 0, len(out)
-        while at < size:
-            if skip and at % BLOCK == 0:
-                end = min(at + BLOCK, size)
-                block = bit(blocks + block, base[at:end] != out[at:end])
-                if not block:
-                    out[at:end] = base[at:end]
-                    at = end
-                    history = 0
-                    continue
+        nonlocal history, side
+        width, float_bits, size_bits, changes, signs, lengths, mantissas, rest = fixed
+        modulus = 1 << size_bits
+        half = modulus >> 1
+        for at in range(0, len(out), width):
             old = int.from_bytes(base[at : at + width], "little")
             new = int.from_bytes(out[at : at + width], "little")
             changed = bit(changes + history, new != old)
@@ -388,71 +433,53 @@ def _wide(bit: Bit, contexts: Contexts, width: int, float_bits: int, skip: bool)
                 magnitude = modulus - difference if difference >= half else difference
                 side = bit(signs + side, difference >= half)
                 exponent = old >> float_bits & 63 if float_bits else 0
-                symbol = magnitude.bit_length() + exponent & 127
-                node = 1
-                for place in range(6, -1, -1):
-                    node = node << 1 | bit(lengths + node, symbol >> place & 1)
-                bits = node - exponent & 127
+                bits = grown(lengths, 7, magnitude.bit_length() + exponent & 127) - exponent & 127
                 if not 1 <= bits <= size_bits:
                     raise ValueError(f"a difference of {bits} bits between elements of {size_bits}")
-                number = 1
-                for place in range(bits - 2, -1, -1):
-                    context = mantissas + bits * 8 + number if number < 8 else rest + place
-                    number = number << 1 | bit(context, magnitude >> place & 1)
+                most = min(bits - 1, 3)
+                left = bits - 1 - most
+                number = 1 << most | grown(mantissas + bits, most, magnitude >> left & (1 << most) - 1)
+                for place in range(left - 1, -1, -1):
+                    number = number << 1 | bit(rest + place, magnitude >> place & 1)
                 old = (old - number if side else old + number) & modulus - 1
             out[at : at + width] = old.to_bytes(width, "little")
-            at += width
 
-    return code
+    def passed() -> None:
+        nonlocal history
+        history = 0
+
+    return code, passed
 
 
-def _raw(bit: Bit, contexts: Contexts, width: int, based: bool, skip: bool) -> Content:
+def _raw(bit: Bit, contexts: Contexts, trees: Trees, width: int, based: bool) -> Model:
     """
     Bytes: the same as in the base, or the difference; without a base they are literal.
 
     Predicted from their place in an element; literal ones also from the same place of the element before.
     """
-    hits = contexts.take(width * 16)
-    trees: dict[int, int] = {}  # few of them are met
-    blocks = contexts.take(2)
+    hits = contexts.take(width * 16) if based else 0
+    plant, grown = trees
+    fixed = width, based, hits, plant(width * 8)
     hit = 0
-    block = 0
     recent = bytes(width)  # the element before
 
     def code(base: bytes, out: bytearray) -> None:
-        nonlocal hit, block, recent
-        at, size = 0, len(out)
-        while at < size:
-            if skip and at % BLOCK == 0:
-                end = min(at + BLOCK, size)
-                block = bit(blocks + block, base[at:end] != out[at:end])
-                if not block:
-                    out[at:end] = base[at:end]
-                    at = end
-                    continue
+        nonlocal hit, recent
+        width, based, hits, first = fixed
+        for at in range(len(out)):
             place = at % width
             new = out[at]
             if based:
-                if not bit(hits + place * 16 + hit, new != base[at]):
-                    out[at] = base[at]
+                old = base[at]
+                if not bit(hits + place * 16 + hit, new != old):
+                    out[at] = old
                     hit = min(hit + 1, 15)
-                    at += 1
                     continue
                 hit = 0
-            if based:  # then the difference
-                key, old = place * 8, base[at]
+                out[at] = grown(first + place * 8, 8, new - old & 255) + old & 255
             else:
                 before = out[at - width] if at >= width else recent[at - width]
-                key, old = place * 8 + (before >> 5), 0
-            new = new - old & 255
-            tree = trees.get(key, -1)
-            if tree < 0:
-                tree = trees[key] = contexts.take(256)
-            node = 1
-            for shift in range(7, -1, -1):
-                node = node << 1 | bit(tree + node, new >> shift & 1)
-            out[at] = node + old & 255
-            at += 1
+                out[at] = grown(first + place * 8 + (before >> 5), 8, new)
         recent = (recent + bytes(out[-width:]))[-width:]
 
-    return code
+    return code, lambda: None

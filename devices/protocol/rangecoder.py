@@ -24,6 +24,7 @@ _ONE = 1 << 22
 _RENORMALIZE = 1 << 22  # the range is in [2**22, 2**30) whenever a bit is coded
 _START = 1 << 24
 _DIVISORS = [2 * (LIMIT - left) + 3 for left in range(LIMIT + 1)]
+_FRESH = _ONE >> 1 << 8 | LIMIT
 
 
 class Bit(Protocol):
@@ -34,44 +35,43 @@ class Bit(Protocol):
 
 class Contexts:
     """
-    The state of all contexts of one stream: `left` counts down to the slowest rate.
+    The states of all contexts of one stream: a probability of 22 bits, and 8 that count down to the slowest rate.
 
-    Five bytes each; lists would keep an object of 28 for every number.
+    Four bytes each; a list would keep an object of 28 for every number.
     """
 
     def __init__(self) -> None:
-        self.probability = array("i")
-        self.left = bytearray()
+        self.states = array("i")
 
     def take(self, count: int) -> int:
         """Make `count` fresh contexts; returns the first one's number."""
-        first = len(self.probability)
-        self.probability.extend(array("i", [_ONE >> 1]) * count)
-        self.left.extend(bytes([LIMIT]) * count)
+        first = len(self.states)
+        for _ in range(count):
+            self.states.append(_FRESH)
         return first
 
 
 def encoder(contexts: Contexts) -> tuple[Bit, Callable[[], bytes]]:
     """``bit`` to code with, and ``finish`` that returns all bytes."""
-    probability, left, divisors = contexts.probability, contexts.left, _DIVISORS
+    states, divisors = contexts.states, _DIVISORS
     out = bytearray()
     low = 0
     span = _START
 
     def bit(context: int, value: int, /) -> int:
         nonlocal low, span
-        p = probability[context]
-        n = left[context]
+        state = states[context]
+        p = state >> 8
+        n = state & 255
         bound = (span >> 15) * (p >> 7 | 1)
         if value:
             low += bound
             span -= bound
-            probability[context] = p - (p << 1) // divisors[n]
+            p -= (p << 1) // divisors[n]
         else:
             span = bound
-            probability[context] = p + (_ONE - p << 1) // divisors[n]
-        if n:
-            left[context] = n - 1
+            p += (_ONE - p << 1) // divisors[n]
+        states[context] = p << 8 | (n and n - 1)
         while span < _RENORMALIZE:
             shift()
             span <<= 8
@@ -105,7 +105,7 @@ def decoder(contexts: Contexts, source: Iterator[int]) -> Bit:
     Raises:
         ValueError: (so does ``bit``) the bytes end too early.
     """
-    probability, left, divisors = contexts.probability, contexts.left, _DIVISORS
+    states, divisors = contexts.states, _DIVISORS
     span = _START
     code = 0
 
@@ -119,20 +119,20 @@ def decoder(contexts: Contexts, source: Iterator[int]) -> Bit:
 
     def bit(context: int, value: int, /) -> int:
         nonlocal code, span
-        p = probability[context]
-        n = left[context]
+        state = states[context]
+        p = state >> 8
+        n = state & 255
         bound = (span >> 15) * (p >> 7 | 1)
         if code < bound:
             span = bound
-            probability[context] = p + (_ONE - p << 1) // divisors[n]
+            p += (_ONE - p << 1) // divisors[n]
             value = 0
         else:
             code -= bound
             span -= bound
-            probability[context] = p - (p << 1) // divisors[n]
+            p -= (p << 1) // divisors[n]
             value = 1
-        if n:
-            left[context] = n - 1
+        states[context] = p << 8 | (n and n - 1)
         while span < _RENORMALIZE:
             code = code << 8 | take()
             span <<= 8

@@ -16,10 +16,10 @@ from deploy.boards import Board, Rail
 from deploy.build import build
 from deploy.bundle import Bundle
 from deploy.errors import NotOnBoard
-from deploy.measure import Measured, Plan, _verdict, measure
+from deploy.measure import Measured, Plan, measure
 from deploy.push import push
 from deploy.results.energy import EnergyReading
-from deploy.results.stats import LatencySummary, summarize
+from deploy.results.stats import summarize
 from deploy.results.store import Run, Store
 from deploy.session import Session
 from tests.models import elementwise
@@ -111,7 +111,8 @@ def run(
         session = open_session(local.model_copy(update={"rails": rails}), "--sysroot", str(sysroot))
         push(session, bundle)
         with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
-            measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum", progress)
+            watch = (lambda seen: progress(seen.what, seen.latency_ns)) if progress else None
+            measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum", watch)
         return measured, store.get(writer.id)
 
     return run_
@@ -296,47 +297,3 @@ def test_what_happened_to_the_board_during_the_run_is_in_the_verdict(run: Runs, 
     assert (["performance"], ["powersave"]) == tuple(
         stored.record[f"state_{when}"]["governors"] for when in ("before", "after")
     )
-
-
-def latency(n: int = 1000, *medians: float) -> LatencySummary:
-    return LatencySummary(n, 1, 1, 1, 1, 1, 1, None, None, None, medians or (100.0, 100.0))
-
-
-@pytest.mark.parametrize(
-    ("summary", "second", "before", "after", "failed", "expected"),
-    [
-        (latency(), {}, {}, {}, None, ("ok",)),
-        (latency(), {"steady": False}, {}, {}, None, ("not-steady",)),
-        (latency(), {"invocations": 999}, {}, {}, None, ("ok",)),
-        (latency(), {"invocations": 1000}, {}, {}, None, ("cut-short",)),
-        (latency(29), {}, {}, {}, None, ("too-few-samples",)),
-        (latency(30), {}, {}, {}, None, ("ok",)),
-        (latency(1000, 100, 105, 103), {}, {}, {}, None, ("ok",)),
-        (latency(1000, 100, 106, 103), {}, {}, {}, None, ("restarts-disagree",)),
-        (latency(1000, 100), {}, {}, {}, None, ("ok",)),
-        # bits 0..3: now
-        (latency(), {}, {"throttled": 0}, {"throttled": 0x4}, None, ("throttled",)),
-        # bits 16..19: since boot, so only what was clear before
-        (latency(), {}, {"throttled": 0x50000}, {"throttled": 0x50000}, None, ("ok",)),
-        (latency(), {}, {"throttled": 0x10000}, {"throttled": 0x50000}, None, ("throttled",)),
-        (latency(), {}, {"governors": ["a"]}, {"governors": ["b"]}, None, ("governor-changed",)),
-        (latency(), {}, {}, {}, "gone", ("meter-failed",)),
-        (latency(5, 1, 2), {"steady": False, "invocations": 1000}, {}, {"throttled": 1, "governors": ["a"]}, "gone",
-         ("not-steady", "cut-short", "too-few-samples", "restarts-disagree", "throttled", "governor-changed",
-          "meter-failed")),
-    ],
-    ids=["ok", "steady", "999", "1000", "29", "30", "5 %", "6 %", "one restart", "now", "before", "new", "governor",
-         "meter", "all"],
-)  # fmt: skip
-def test_a_verdict_names_all_that_speaks_against_the_number(
-    summary: LatencySummary,
-    second: dict[str, Any],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    failed: str | None,
-    expected: tuple[str, ...],
-) -> None:
-    """Of two restarts, the second one is what the case is about; at most 1,000 invocations each were allowed."""
-    fine = {"steady": True, "invocations": 500}
-
-    assert expected == _verdict(summary, [fine, {**fine, **second}], before, after, failed, 1000)

@@ -62,7 +62,7 @@ def test_a_run_that_ends_is_complete_and_holds_what_it_was_given(store: Store) -
 
     run = store.get(writer.id)
     assert KNOWN.items() <= run.record.items()
-    assert (1, "measure", "complete", None) == tuple(run.record[k] for k in ("schema", "kind", "status", "reason"))
+    assert (2, "measure", "complete", None) == tuple(run.record[k] for k in ("schema", "kind", "status", "reason"))
     np.testing.assert_array_equal(np.array([3, 1, 2, 5], np.int64), run.array("latency_ns.1"), strict=True)
     np.testing.assert_array_equal(np.array([0.5]), run.array("sample_value"), strict=True)
     assert ("ns", 4, "<i8") == tuple(run.record["arrays"]["latency_ns.1"][k] for k in ("unit", "length", "dtype"))
@@ -167,14 +167,14 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_the_way_out(tmp_path: 
 def test_a_stored_run_cannot_be_written_to(store: Store) -> None:
     run = stored(store)
 
-    assert {"record.json": 0o444, "latency_ns.1.bin": 0o444} == {
+    assert {"record.json": 0o444, "latency_ns.1.z": 0o444} == {
         path.name: path.stat().st_mode & 0o777 for path in run.folder.iterdir()
     }
 
 
 def test_an_array_that_was_changed_is_noticed(store: Store) -> None:
     run = stored(store)
-    path = run.folder / "latency_ns.1.bin"
+    path = run.folder / "latency_ns.1.z"
     path.chmod(0o644)
     path.write_bytes(np.array([2, 1, 2]).tobytes())
 
@@ -186,12 +186,12 @@ def test_an_array_that_was_changed_is_noticed(store: Store) -> None:
 
 def test_an_array_that_is_gone_is_named(store: Store) -> None:
     run = stored(store)
-    (run.folder / "latency_ns.1.bin").unlink()
+    (run.folder / "latency_ns.1.z").unlink()
 
     with pytest.raises(StoreError) as caught:
         run.array("latency_ns.1")
 
-    assert f"{run.folder}/latency_ns.1.bin: No such file or directory" == str(caught.value)
+    assert f"{run.folder}/latency_ns.1.z: No such file or directory" == str(caught.value)
 
 
 # Finding
@@ -261,9 +261,9 @@ def test_an_unknown_run_suggests_the_nearest(store: Store) -> None:
 
 def test_a_record_of_another_schema_is_refused(store: Store) -> None:
     run = stored(store, "20260301-120000-aaaa")
-    (run.folder / "record.json").write_text(json.dumps({**run.record, "schema": 2}))
+    (run.folder / "record.json").write_text(json.dumps({**run.record, "schema": 3}))
 
-    assert f"{run.folder}/record.json: schema 2; this version reads 1" == refusal(store, "last")
+    assert f"{run.folder}/record.json: schema 3; this version reads 1 and 2" == refusal(store, "last")
 
 
 def test_a_record_that_is_damaged_is_named(store: Store) -> None:

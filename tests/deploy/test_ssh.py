@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import shutil
 import stat
 import subprocess
@@ -14,16 +16,19 @@ import psutil
 import pytest
 
 from deploy import inference, push, runtime
-from deploy.boards import Board
+from deploy.boards import Board, SshTransport
 from deploy.build import build
 from deploy.cli import execute as deploy
 from deploy.data import random_inputs
 from deploy.errors import BoardUnreachable, HostKeyChanged, NoPython, RuntimeMissing, TransportError, UnknownHostKey
 from deploy.session import Session, connect
 from tests.conftest import GOLDEN
+from tests.route import Route
 from tests.sshd import Sshd, keygen
 
 ALIAS = "bench-pi"
+CUTS = 100
+CUT_EVERY = 50_000  # bytes; thirty of them are more than the pieces that the agent takes whole
 
 
 def bare_python() -> str:
@@ -263,6 +268,35 @@ def test_the_agent_ends_when_the_connection_is_cut(sshd: Sshd, board: Board, kno
             session.ping()
     agent.wait(10)
     session.close()
+
+
+def test_a_route_that_is_cut_a_hundred_times_loses_nothing_and_little_is_sent_twice(
+    sshd: Sshd, board: Board, known_hosts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mostly the connection survives; when it does not, another one goes on at the byte."""
+    data = random.Random(2).randbytes(CUTS * CUT_EVERY)
+    sha256 = hashlib.sha256(data).hexdigest()
+    connections, there = 0, -1
+    with Route(sshd.port, CUT_EVERY, 0.005, reset=30) as route:
+        assert isinstance(board.transport, SshTransport)
+        through = board.model_copy(update={"transport": board.transport.model_copy(update={"port": route.port})})
+        while there < len(data):
+            connections += 1
+            try:
+                with connect(through, known_hosts) as session:
+                    before = session.request("store.progress", digests=[sha256]).header["progress"][sha256]
+                    assert before == -1 or there <= before
+                    there = before
+                    session.upload(sha256, data)
+                    there = len(data)
+            except TransportError:
+                continue
+        counts = route.counts
+    with capsys.disabled():
+        resets, cuts = counts["resets"], counts["cuts"]
+        print(f"\nssh, {len(data) / 1e6:.0f} MB: {cuts} cuts and {resets} resets, {connections} connections", end="")
+    assert CUTS <= counts["cuts"] + counts["resets"]
+    assert data == (sshd.home / ".local/share/deploy/store" / sha256).read_bytes()
 
 
 def test_a_login_shell_that_prints_does_not_confuse_the_conversation(

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from devices.meters import hwmon, powercap, sampler
-from devices.meters.base import Rail, Sample, Unreadable
-from devices.meters.sampler import Sampler
+from devices.meters import hwmon, powercap
+from devices.meters.find import find
+from devices.protocol.meter import Rail, Sample, Unreadable
+from devices.protocol.sampling import Sampler, rails
 from tests.devices.test_facts import tree
 
 RAPL = "sys/class/powercap"
@@ -245,15 +246,15 @@ def test_a_power_file_that_may_not_be_read_is_reported_with_the_reason(tmp_path)
 
 
 def test_rails_are_numbered_through_all_meters(tmp_path):
-    meters, unreadable = sampler.find(tree(tmp_path, {**DESKTOP, **ina3221()}))
+    meters, unreadable = find(tree(tmp_path, {**DESKTOP, **ina3221()}))
 
-    names = [rail.name for rail in sampler.rails(meters)]
+    names = [rail.name for rail in rails(meters)]
     assert ["package-0", "dram:0", "VDD_IN", "VDD_CPU_GPU_CV", "channel3"] == names
     assert [] == unreadable
 
 
 def test_a_machine_without_a_meter_has_none(tmp_path):
-    assert ([], []) == sampler.find(tmp_path)
+    assert ([], []) == find(tmp_path)
 
 
 # The sampler
@@ -263,6 +264,7 @@ class Steady:
     """A meter of one rail that always gives 1000 mW."""
 
     rails = (Rail("bench", "none", "rail", "power_mw"),)
+    period_s = 0.0
 
     def read(self) -> list[Sample]:
         return [Sample(time.monotonic_ns(), 0, 1000.0)]
@@ -316,7 +318,7 @@ def test_the_last_sample_is_taken_after_the_stop():
 
 
 def test_samples_of_several_meters_carry_the_number_of_their_rail(tmp_path):
-    meters, _ = sampler.find(tree(tmp_path, {**DESKTOP, **ina3221()}))
+    meters, _ = find(tree(tmp_path, {**DESKTOP, **ina3221()}))
     collected = Collected()
 
     Sampler(meters, 100, collected.deliver, collected.fail).stop()
@@ -328,7 +330,7 @@ def test_samples_of_several_meters_carry_the_number_of_their_rail(tmp_path):
 @pytest.mark.parametrize("gone", [f"{PACKAGE}/energy_uj", f"{HWMON}/hwmon3/in1_input"], ids=["rapl", "ina3221"])
 def test_a_meter_that_vanishes_is_reported_once_and_its_samples_are_kept(tmp_path, gone):
     root = tree(tmp_path, {**DESKTOP, **ina3221()})
-    meters, _ = sampler.find(root)
+    meters, _ = find(root)
     collected = Collected()
     running = Sampler(meters, 100, collected.deliver, collected.fail)
     time.sleep(0.1)
@@ -342,7 +344,7 @@ def test_a_meter_that_vanishes_is_reported_once_and_its_samples_are_kept(tmp_pat
 
 def test_a_meter_that_talks_nonsense_is_reported(tmp_path):
     root = tree(tmp_path, {k: v for k, v in DESKTOP.items() if k.startswith(f"{PACKAGE}/")})
-    meters, _ = sampler.find(root)
+    meters, _ = find(root)
     (root / PACKAGE / "energy_uj").write_text("\n")
     collected = Collected()
 

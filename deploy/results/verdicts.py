@@ -1,0 +1,230 @@
+"""
+What speaks against a number: every code that a run may carry, what it means, and what to do about it.
+
+This table is the only one.  `deploy explain` shows it, `judge` gives the codes that latencies and the board's state
+call for, and whoever adds a code adds it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.results.stats import LatencySummary
+
+OK = "ok"
+FEW_SAMPLES = 30
+RESTARTS_DISAGREE = 0.05  # restarts that differ by more are told apart by something nobody asked about
+DRIFT = 0.01  # of the median, from the beginning of a restart to its end
+LATE_STARTS = 0.01  # share of starts that came late
+NEIGHBOUR_CPUS = 0.25  # CPUs that others kept busy, on average
+WARMER_MC = 10_000  # thousandths of a degree Celsius
+
+
+@dataclass(frozen=True)
+class Code:
+    """
+    One code.
+
+    Attributes:
+        meaning: what was seen, in a sentence.
+        remedy: what to do.
+        void: the number says nothing about the board as it is meant to run: `deploy gate` does not decide on it.
+    """
+
+    code: str
+    meaning: str
+    remedy: str
+    void: bool = False
+
+
+CODES: dict[str, Code] = {
+    entry.code: entry
+    for entry in (
+        Code(OK, "Nothing speaks against the number.", "Nothing to do."),
+        Code(
+            "not-steady",
+            "A restart was still getting faster or slower when its warm-up ended.",
+            "`--warmup SECONDS` gives it more time; a model that never settles is measured by `--duration` as it is.",
+        ),
+        Code(
+            "too-few-samples",
+            f"Fewer than {FEW_SAMPLES} invocations were timed.",
+            "`--duration SECONDS` measures longer.",
+        ),
+        Code(
+            "restarts-disagree",
+            f"The medians of the restarts differ by more than {RESTARTS_DISAGREE:.0%}: memory layout, or something "
+            "else on the board, was different each time.",
+            "`--restarts 10` averages over it, `--pin` keeps the model on its CPUs, "
+            "and `deploy boards check` shows what else runs there.",
+        ),
+        Code(
+            "drifting",
+            f"Latency moved by more than {DRIFT:.0%} from the beginning of a restart to its end, and not by chance: "
+            "heat, a clock that steps, or memory that fills.",
+            "Cool the board, fix its clocks, or measure longer with `--warmup SECONDS`.",
+        ),
+        Code(
+            "two-modes",
+            "Invocations are either fast or slow, about half and half, and the median lies in the gap between: "
+            "it may be on either side next time.",
+            "`deploy report` shows both modes; `--pin CPUS` often leaves one.",
+        ),
+        Code(
+            "imprecise",
+            "The precision asked for by `--until` was not reached within `--duration`.",
+            "`--duration SECONDS` allows more time; `--pin CPUS` and an idle board need less of it.",
+        ),
+        Code(
+            "cut-short",
+            "A restart reached the largest number of invocations that is kept before its time was over.",
+            "`--duration SECONDS` shorter; what is there is sound.",
+        ),
+        Code(
+            "throttled",
+            "The board throttled: its firmware, a cooling device or the CPU itself said so during the run.",
+            "Cool the board, or let it rest; a throttled number is the number of a hot board.",
+            void=True,
+        ),
+        Code(
+            "undervolted",
+            "The supply voltage fell below what the board needs.",
+            "Use a stronger supply and a shorter, thicker cable.",
+            void=True,
+        ),
+        Code(
+            "governor-changed",
+            "The frequency governor was another one at the end than at the beginning.",
+            "Keep power managers from switching it, and measure again.",
+            void=True,
+        ),
+        Code(
+            "clocks-changed",
+            "The highest frequency that the CPUs may run at was another one at the end than at the beginning.",
+            "Fix it (`nvpmodel`, `jetson_clocks`, `cpupower frequency-set`), and measure again.",
+            void=True,
+        ),
+        Code(
+            "warmed-up",
+            f"The board's hottest sensor rose by more than {WARMER_MC // 1000} degrees during the run.",
+            "Let the board come to its working temperature first, or cool it.",
+        ),
+        Code(
+            "noisy-neighbour",
+            f"Other processes kept more than {NEIGHBOUR_CPUS:g} CPUs busy, or the machine below took as much away.",
+            "`deploy runs show` names them: stop them, or measure with `--pin CPUS` on CPUs they leave alone.",
+        ),
+        Code(
+            "late-starts",
+            f"More than {LATE_STARTS:.0%} of the starts that `--rate` scheduled came late, as the board was still busy "
+            "with the one before.  Their latency counts from when they should have started.",
+            "A lower `--rate`; or take it for what it is: the board cannot keep up.",
+        ),
+        Code(
+            "samples-lost",
+            "The board's disk was full: what was measured while no host listened is lost.",
+            "`deploy boards clean` makes room.",
+            void=True,
+        ),
+        Code(
+            "emulated-time",
+            "The board is emulated: its seconds are not those of any real board.",
+            "Take answers and sizes from it, and times from a real board.",
+            void=True,
+        ),
+        Code(
+            "meter-failed",
+            "A meter stopped answering during the run.  The latencies are not touched by it.",
+            "`deploy boards check` tells which meters answer.",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """
+    What is known of a run beside its latencies.
+
+    Attributes:
+        restarts: the agent's replies, one for each restart.
+        before, after: the board's state.
+        cap: the largest number of invocations in a restart.
+        until: the relative precision that was asked for.
+        lost: the spool could not keep everything.
+        emulated: the board's time is not real.
+        meter_failed: a meter stopped answering.
+    """
+
+    restarts: Sequence[Mapping[str, Any]]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    cap: int
+    until: float | None = None
+    lost: bool = False
+    emulated: bool = False
+    meter_failed: bool = False
+
+
+def judge(latency: LatencySummary, seen: Circumstances) -> tuple[str, ...]:
+    """``("ok",)``, or every code that speaks against the number, in the order of the table."""
+    medians = latency.restart_medians_ns
+    before, after = seen.before, seen.after
+    scheduled = sum(reply.get("late_starts") is not None and reply["invocations"] for reply in seen.restarts)
+    late = sum(reply.get("late_starts") or 0 for reply in seen.restarts)
+    precision = latency.precision
+    found = {
+        "not-steady": not all(reply["steady"] for reply in seen.restarts),
+        "too-few-samples": latency.n < FEW_SAMPLES,
+        "restarts-disagree": len(medians) > 1 and max(medians) > min(medians) * (1 + RESTARTS_DISAGREE),
+        "drifting": latency.drift is not None and abs(latency.drift) > DRIFT,
+        "two-modes": latency.two_modes,
+        "imprecise": seen.until is not None and (precision is None or precision > seen.until),
+        "cut-short": any(reply["invocations"] >= seen.cap for reply in seen.restarts),
+        "throttled": _throttled(before, after),
+        "undervolted": _flagged(before, after, 0x1) or bool(after.get("undervoltage_alarms")),
+        "governor-changed": before.get("governors") != after.get("governors"),
+        "clocks-changed": before.get("cpu_max_khz") != after.get("cpu_max_khz"),
+        "warmed-up": _warmer_mc(before, after) > WARMER_MC,
+        "noisy-neighbour": _neighbours(after) > NEIGHBOUR_CPUS,
+        "late-starts": scheduled > 0 and late > LATE_STARTS * scheduled,
+        "samples-lost": seen.lost,
+        "emulated-time": seen.emulated,
+        "meter-failed": seen.meter_failed,
+    }
+    return tuple(code for code in CODES if found.get(code)) or (OK,)
+
+
+def _flagged(before: Mapping[str, Any], after: Mapping[str, Any], bits: int) -> bool:
+    """
+    Whether the Raspberry Pi's firmware reports one of `bits`.
+
+    Bits 0..3 are "now", 16..19 "since boot": a bit that was clear before and is set now happened during the run.
+    """
+    flags, known = after.get("throttled", 0), before.get("throttled", 0)
+    return bool(flags & bits or flags & ~known & bits << 16)
+
+
+def _throttled(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    if _flagged(before, after, 0xE):
+        return True
+    # Cooling devices that act, and counters of throttling that grew.
+    for key in ("cooling", "throttle_counts"):
+        known = before.get(key, {})
+        grown = [name for name, value in after.get(key, {}).items() if value > known.get(name, 0)]
+        if any("fan" not in name.lower() for name in grown):  # a fan that turns slows nothing down
+            return True
+    return False
+
+
+def _warmer_mc(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
+    then, now = before.get("temperatures_mc"), after.get("temperatures_mc")
+    return max(now.values()) - max(then.values()) if then and now else 0
+
+
+def _neighbours(after: Mapping[str, Any]) -> float:
+    """CPUs that were busy with something else during the run; 0 where the board cannot tell."""
+    others = after.get("others") or {}
+    return float(others.get("busy_cpus", 0.0)) + float(others.get("stolen_cpus", 0.0))

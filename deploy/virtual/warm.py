@@ -1,0 +1,115 @@
+"""
+Warm snapshots: the disk of a board that has booted and got numpy and LiteRT, with the memory of that moment inside.
+
+One for each kind, image and set of extras, made when it is first wanted, kept in the cache, copied for every board:
+QEMU finds a snapshot only in the very disk, and not behind an overlay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.errors import DeployError, VirtualError
+from deploy.paths import cache_dir
+from deploy.virtual import machine
+from deploy.virtual.extras import Extras
+from deploy.virtual.image import Image, held
+from deploy.virtual.kinds import Kind
+
+Note = Callable[[str], None]
+
+
+def ensure(
+    kind: Kind, image: Image, extras: Extras, cores: int | None, memory_mib: int | None, note: Note
+) -> Path | None:
+    """
+    The warm disk, made if it is not there or damaged.
+
+    Returns:
+        None when it cannot be made; `note` was told why.
+    """
+    from deploy import runtime
+
+    parts = [
+        machine.RECIPE, kind.name, cores or kind.cores, memory_mib or kind.memory_mib, image.key, extras.digest(),
+        machine.qemu(kind.arch).version, machine.host_key(), runtime.LOCK.read_text(),
+    ]  # fmt: skip
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    disk = cache_dir() / "virtual" / "warm" / f"{kind.name}-{key}.qcow2"
+    with held(disk.with_suffix(".lock")):
+        if _is_whole(disk):
+            return disk
+        if disk.exists():
+            note("the warm snapshot is damaged: making it anew")
+        try:
+            _make(kind, image, extras, cores, memory_mib, disk, note)
+        except DeployError as error:
+            note(f"no warm snapshot: {error}")
+            return None
+    return disk
+
+
+def copy(disk: Path, to: Path) -> None:
+    """
+    Copy the warm disk, sharing its blocks where the file system can.
+
+    Raises:
+        VirtualError: the disk is full.
+    """
+    try:
+        with disk.open("rb") as source, to.open("wb") as out:
+            left = os.fstat(source.fileno()).st_size
+            while left:
+                moved = os.copy_file_range(source.fileno(), out.fileno(), left)
+                if not moved:
+                    break
+                left -= moved
+    except OSError as error:
+        raise VirtualError(f"{to}: {error.strerror}") from None
+
+
+def _make(
+    kind: Kind, image: Image, extras: Extras, cores: int | None, memory_mib: int | None, disk: Path, note: Note
+) -> None:
+    from deploy import boards, runtime
+    from deploy.session import connect
+    from deploy.virtual.control import Options, starting
+
+    note("booting once for the warm snapshot")
+    name = f"{kind.name}.{os.getpid()}"
+    options = Options(cores=cores, memory_mib=memory_mib)
+    with starting(kind, image, extras, name, options, None) as board:
+        entry = boards.Board.model_validate({"name": name, **board.entries[name]})
+        with connect(entry, board.place.known_hosts) as session:
+            runtime.ensure(session, note=note)
+        note("saving the warm snapshot")
+        board.ask("save")
+        board.ask("power-cut")
+        disk.parent.mkdir(parents=True, exist_ok=True)
+        staging = disk.with_name(f".{disk.name}.{os.getpid()}")
+        copy(board.place.folder / "data.qcow2", staging)
+        _seal(staging, disk)
+        staging.replace(disk)
+
+
+def _seal(staging: Path, disk: Path) -> None:
+    from deploy.virtual.image import digest
+
+    _sum(disk).write_text(json.dumps({"sha256": digest(staging)}))
+
+
+def _is_whole(disk: Path) -> bool:
+    from deploy.virtual.image import digest
+
+    try:
+        return bool(json.loads(_sum(disk).read_text())["sha256"] == digest(disk))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sum(disk: Path) -> Path:
+    return disk.with_suffix(".json")

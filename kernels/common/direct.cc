@@ -1,0 +1,221 @@
+#include "common/direct.h"
+
+#include <string.h>
+
+namespace deploy {
+namespace {
+
+constexpr size_t kImageBytes = 192 * 1024;  ///< A band's image stays in the L2 cache beside the panels.
+constexpr size_t kMaxRows = 64;             ///< The largest mr of a direct variant.
+
+size_t align64(size_t n) { return (n + 63) & ~size_t{63}; }
+
+size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+/// Rows of the padded image below `rows` output rows.
+size_t image_rows(const DirectPlan& plan, size_t rows) {
+  const DeployConvShape& s = plan.shape;
+  return (rows - 1) * static_cast<size_t>(s.stride_h) + static_cast<size_t>(s.kernel_h - 1) * s.dilation_h + 1;
+}
+
+size_t image_bytes(const DirectPlan& plan, size_t rows) {
+  return image_rows(plan, rows) * static_cast<size_t>(plan.image_w) * plan.pixel_bytes;
+}
+
+/// How the output is cut: bands of whole output rows, and where those are fewer than threads, shares of the panels.
+struct Cut {
+  size_t band;    ///< output rows of a band; the last one of an image may have fewer.
+  size_t bands;   ///< of one image.
+  size_t shares;  ///< of the panels.
+};
+
+size_t panels_per_group(const DirectPlan& plan) {
+  const size_t out_c = static_cast<size_t>(plan.shape.out_c / plan.shape.groups);
+  return (out_c + plan.variant->nr - 1) / plan.variant->nr;
+}
+
+Cut cut(const DirectPlan& plan, int32_t threads) {
+  const size_t out_h = static_cast<size_t>(plan.shape.out_h), batch = static_cast<size_t>(plan.shape.batch);
+  const size_t wanted = (static_cast<size_t>(threads) + batch - 1) / batch;
+  size_t band = (out_h + wanted - 1) / wanted;
+  while (band > 1 && image_bytes(plan, band) > kImageBytes) band = (band + 1) / 2;
+  const size_t bands = (out_h + band - 1) / band;
+  const size_t free_threads = static_cast<size_t>(threads) / (bands * batch);
+  const size_t shares = min_size(panels_per_group(plan), free_threads > 1 ? free_threads : 1);
+  return {band, bands, shares};
+}
+
+/// Fills `count` pixels with copies of `pad`.
+void fill(uint8_t* to, const uint8_t* pad, size_t count, size_t pixel_bytes) {
+  for (size_t i = 0; i < count; ++i) memcpy(to + i * pixel_bytes, pad, pixel_bytes);
+}
+
+/// Prepares `count` pixels of one group, or copies them where the variant needs no preparation.
+void prepare(const DirectPlan& plan, const int8_t* pixels, size_t count, int32_t zero_point, const int8_t* threshold,
+             uint8_t* to) {
+  const size_t stride = static_cast<size_t>(plan.shape.in_c);
+  if (plan.variant->prepare) {
+    plan.variant->prepare(pixels, count, stride, plan.channels, zero_point, threshold, to);
+  } else if (stride == plan.channels) {
+    memcpy(to, pixels, count * plan.channels);
+  } else {
+    for (size_t i = 0; i < count; ++i) memcpy(to + i * plan.channels, pixels + i * stride, plan.channels);
+  }
+}
+
+/// Prepares one group's padded image for `rows` output rows that begin at `first`.
+void make_image(const DirectPlan& plan, const DirectRun& run, const int8_t* input, size_t group, int32_t first,
+                size_t rows, const uint8_t* pad, uint8_t* image) {
+  const DeployConvShape& s = plan.shape;
+  const size_t stride = static_cast<size_t>(s.in_c), row_bytes = static_cast<size_t>(plan.image_w) * plan.pixel_bytes;
+  const int32_t left = s.pad_left < plan.image_w ? s.pad_left : plan.image_w;
+  const int32_t inside = s.in_w < plan.image_w - left ? s.in_w : plan.image_w - left;
+  const int8_t* const threshold = run.threshold ? run.threshold + group * plan.channels : nullptr;
+  const size_t count = image_rows(plan, rows);
+  const int64_t top = static_cast<int64_t>(first) * s.stride_h - s.pad_top;
+  if (inside == plan.image_w && inside == s.in_w && top >= 0 && top + static_cast<int64_t>(count) <= s.in_h) {
+    // No padding: the rows of the image follow each other as those of the input do.
+    prepare(plan, input + static_cast<size_t>(top) * s.in_w * stride + group * plan.channels, count * s.in_w,
+            run.input_zero_point, threshold, image);
+    return;
+  }
+  for (size_t row = 0; row < count; ++row, image += row_bytes) {
+    const int64_t y = top + static_cast<int64_t>(row);
+    if (y < 0 || y >= s.in_h) {
+      fill(image, pad, static_cast<size_t>(plan.image_w), plan.pixel_bytes);
+      continue;
+    }
+    const int8_t* from = input + static_cast<size_t>(y) * s.in_w * stride + group * plan.channels;
+    uint8_t* to = image + static_cast<size_t>(left) * plan.pixel_bytes;
+    fill(image, pad, static_cast<size_t>(left), plan.pixel_bytes);
+    prepare(plan, from, static_cast<size_t>(inside), run.input_zero_point, threshold, to);
+    fill(to + static_cast<size_t>(inside) * plan.pixel_bytes, pad, static_cast<size_t>(plan.image_w - left - inside),
+         plan.pixel_bytes);
+  }
+}
+
+/// Bit t is set where tap t of the output pixel (oy, ox) lies in the padding.
+uint64_t padded_taps(const DeployConvShape& s, int32_t oy, int32_t ox) {
+  const int64_t top = static_cast<int64_t>(oy) * s.stride_h - s.pad_top;
+  const int64_t left = static_cast<int64_t>(ox) * s.stride_w - s.pad_left;
+  if (top >= 0 && left >= 0 && top + static_cast<int64_t>(s.kernel_h - 1) * s.dilation_h < s.in_h &&
+      left + static_cast<int64_t>(s.kernel_w - 1) * s.dilation_w < s.in_w) {
+    return 0;
+  }
+  uint64_t mask = 0;
+  int32_t tap = 0;
+  for (int32_t ky = 0; ky < s.kernel_h; ++ky) {
+    const int64_t y = top + static_cast<int64_t>(ky) * s.dilation_h;
+    for (int32_t kx = 0; kx < s.kernel_w; ++kx, ++tap) {
+      const int64_t x = left + static_cast<int64_t>(kx) * s.dilation_w;
+      if (y < 0 || y >= s.in_h || x < 0 || x >= s.in_w) mask |= uint64_t{1} << tap;
+    }
+  }
+  return mask;
+}
+
+}  // namespace
+
+const char* direct_plan(const DeployConvShape& shape, const Variant& variant, DirectPlan* plan, int32_t* tap_offset) {
+  plan->shape = shape;
+  plan->variant = &variant;
+  DeployConvShape& s = plan->shape;
+  const bool pointwise = s.kernel_h == 1 && s.kernel_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
+                         s.in_h == s.out_h && s.in_w == s.out_w && (s.stride_h == 1 || s.out_h == 1) &&
+                         (s.stride_w == 1 || s.out_w == 1);
+  const int64_t pixels = static_cast<int64_t>(s.batch) * s.in_h * s.in_w;
+  if (pointwise && pixels <= INT32_MAX) {
+    s.in_h = s.out_h = static_cast<int32_t>(pixels);
+    s.batch = s.in_w = s.out_w = s.stride_h = s.stride_w = 1;
+  }
+  const int64_t width = static_cast<int64_t>(s.out_w - 1) * s.stride_w +
+                        static_cast<int64_t>(s.kernel_w - 1) * s.dilation_w + 1;
+  plan->channels = static_cast<size_t>(s.in_c / s.groups);
+  plan->pixel_bytes = variant.pixel_bytes(plan->channels);
+  const int64_t height = static_cast<int64_t>(s.kernel_h - 1) * s.dilation_h + 1;
+  // One output row's image is the least that a unit holds, and all offsets in it are int32.
+  if (width > INT32_MAX || height * width > INT32_MAX / static_cast<int64_t>(plan->pixel_bytes)) {
+    return "an output row reads an image of more than 2 GiB";
+  }
+  plan->image_w = static_cast<int32_t>(width);
+  for (int32_t ky = 0, tap = 0; ky < s.kernel_h; ++ky) {
+    for (int32_t kx = 0; kx < s.kernel_w; ++kx, ++tap) {
+      tap_offset[tap] = static_cast<int32_t>(
+          (static_cast<int64_t>(ky) * s.dilation_h * width + static_cast<int64_t>(kx) * s.dilation_w) *
+          static_cast<int64_t>(plan->pixel_bytes));
+    }
+  }
+  return nullptr;
+}
+
+size_t direct_units(const DirectPlan& plan, int32_t threads) {
+  const Cut c = cut(plan, threads);
+  return c.bands * c.shares * static_cast<size_t>(plan.shape.batch);
+}
+
+size_t direct_scratch_bytes(const DirectPlan& plan, int32_t threads) {
+  return align64(plan.pixel_bytes) + align64(plan.channels) + align64(image_bytes(plan, cut(plan, threads).band) + kSlackBytes);
+}
+
+void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32_t threads, uint8_t* scratch) {
+  const DeployConvShape& s = plan.shape;
+  const Variant& variant = *plan.variant;
+  const Cut c = cut(plan, threads);
+  const size_t share = unit % c.shares, band = unit / c.shares % c.bands, image_index = unit / c.shares / c.bands;
+  const size_t groups = static_cast<size_t>(s.groups), out_c = static_cast<size_t>(s.out_c) / groups;
+  const size_t panels = panels_per_group(plan), out_w = static_cast<size_t>(s.out_w);
+  const size_t first_row = band * c.band, rows = min_size(c.band, static_cast<size_t>(s.out_h) - first_row);
+  const int8_t* input = run.input + image_index * static_cast<size_t>(s.in_h) * s.in_w * s.in_c;
+  int8_t* output = run.output + (image_index * static_cast<size_t>(s.out_h) + first_row) * out_w * s.out_c;
+
+  uint8_t* const pad = scratch;
+  uint8_t* const image = pad + align64(plan.pixel_bytes) + align64(plan.channels);
+  if (variant.family == DEPLOY_FAMILY_BINARY) {
+    memset(pad, 0, plan.pixel_bytes);
+  } else {
+    int8_t* const zeros = reinterpret_cast<int8_t*>(pad + align64(plan.pixel_bytes));
+    memset(zeros, run.input_zero_point, plan.channels);
+    if (variant.prepare) {
+      variant.prepare(zeros, 1, plan.channels, plan.channels, run.input_zero_point, nullptr, pad);
+    } else {
+      memcpy(pad, zeros, plan.channels);
+    }
+  }
+
+  TileArgs args;
+  memset(&args, 0, sizeof args);
+  args.output_zero_point = run.output_zero_point;
+  args.clamp_min = run.clamp_min;
+  args.clamp_max = run.clamp_max;
+  args.out_stride = static_cast<size_t>(s.out_c);
+  const size_t row_step = static_cast<size_t>(s.stride_h) * plan.image_w * plan.pixel_bytes;
+  const size_t column_step = static_cast<size_t>(s.stride_w) * plan.pixel_bytes;
+  for (size_t group = 0; group < groups; ++group) {
+    make_image(plan, run, input, group, static_cast<int32_t>(first_row), rows, pad, image);
+    size_t y = 0, x = 0;
+    for (size_t done = 0; done < rows * out_w; done += args.rows) {
+      const uint8_t* pixels[kMaxRows];
+      uint64_t padded[kMaxRows], any = 0;
+      args.rows = min_size(variant.mr, rows * out_w - done);
+      for (size_t r = 0; r < args.rows; ++r) {
+        pixels[r] = image + y * row_step + x * column_step;
+        if (variant.family == DEPLOY_FAMILY_BINARY) {
+          padded[r] = padded_taps(s, static_cast<int32_t>(first_row + y), static_cast<int32_t>(x));
+          any |= padded[r];
+        }
+        if (++x == out_w) x = 0, ++y;
+      }
+      args.pixels = pixels;
+      args.padded = any ? padded : nullptr;
+      for (size_t panel = share; panel < panels; panel += c.shares) {
+        const size_t first = panel * variant.nr;
+        args.cols = min_size(variant.nr, out_c - first);
+        args.panel = run.panels[group * panels + panel];
+        args.out = output + done * static_cast<size_t>(s.out_c) + group * out_c + first;
+        variant.tile(args);
+      }
+    }
+  }
+}
+
+}  // namespace deploy

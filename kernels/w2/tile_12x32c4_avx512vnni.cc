@@ -1,0 +1,10 @@
+#include "common/dense_tile_avx512vnni.h"
+#include "w2/variants.h"
+
+namespace deploy {
+
+const Variant conv_w2_12x32c4_avx512vnni = {
+    "conv_w2_12x32c4_avx512vnni", DEPLOY_FAMILY_W2, kAvx512Vnni, 12, 32, 4, true, dense_pixel_bytes,
+    prepare_unsigned, Packing512<2>::panel_bytes, Packing512<2>::pack, dense_refuse_bits<2>, dense_tile<2>};
+
+}  // namespace deploy
