@@ -60,6 +60,46 @@ class Rail(_Strict):
         None, description="what the line feeds; the meter alone often cannot tell"
     )
     sample_rate_hz: float = Field(100.0, gt=0, le=10_000, description="mean rate of the jittered sampling")
+    gain_error: float | None = Field(None, ge=0, lt=1, description="largest relative error, the shunt's included")
+    update_period_s: float | None = Field(None, gt=0, description="the sensor's memory, where the chip does not tell")
+    averaging: Literal["box", "iir", "none"] | None = Field(None, description="what it does in that time")
+
+    def known(self) -> dict[str, Any]:
+        """What the file knows better than the meter, by the names of `devices.protocol.meter.Rail`."""
+        stated = {
+            "scope": self.scope,
+            "gain": self.gain_error,
+            "update_period_s": self.update_period_s,
+            "averaging": self.averaging,
+        }
+        return {key: value for key, value in stated.items() if value is not None}
+
+
+class Wired(_Strict):
+    """A chip on the board's I2C bus that no kernel driver shows."""
+
+    name: str
+    chip: Literal["ina228"]
+    i2c_bus: int = Field(ge=0)
+    i2c_address: int = Field(ge=0x03, le=0x77)
+    shunt_mohm: float = Field(gt=0)
+
+
+class HostMeter(_Strict):
+    """A meter that hangs on this machine and measures the board."""
+
+    kind: str = Field(description="joulescope, ppk2, scpi, or what an installed package adds")
+    name: str = Field("supply", description="of the line that it is in")
+    scope: Literal["module", "board-dc", "wall-ac", "soc-rails"] = "board-dc"
+    gain_error: float | None = Field(None, ge=0, lt=1, description="largest relative error, by its maker")
+    settings: dict[str, str | int | float | bool] = Field({}, description="see deploy/meters/README.md")
+
+
+class PowerPoint(_Strict):
+    """What the board drew, by a meter that hung on it once, while so many threads computed."""
+
+    threads: int = Field(ge=0)
+    power_mw: float = Field(gt=0)
 
 
 class LocalTransport(_Strict):
@@ -77,7 +117,7 @@ class SshTransport(_Strict):
     port: int | None = Field(None, ge=1, le=65535)
     identity: str | None = Field(None, description="path of a private key")
     timeout_s: float = Field(10.0, gt=0, description="for reaching the board, each attempt")
-    known_hosts: str | None = Field(None, description="file with its host key; known_hosts beside boards.yaml if not given")
+    known_hosts: str | None = Field(None, description="file with its host key [known_hosts beside boards.yaml]")
 
 
 class SerialTransport(_Strict):
@@ -106,6 +146,9 @@ class Board(_Strict):
     )
     cpu: Cpu | None = None
     rails: tuple[Rail, ...] = ()
+    wired: tuple[Wired, ...] = ()
+    host_meters: tuple[HostMeter, ...] = ()
+    power_points: tuple[PowerPoint, ...] = Field((), description="for `--modelled`: one idle, and some that compute")
     tags: tuple[str, ...] = ()
     keep_releases: int = Field(5, ge=1, le=1000, description="of each bundle; older ones are removed after a push")
     public_key: str | None = Field(

@@ -33,6 +33,7 @@ Every exception that a user may see.
         VirtualError            a virtual board does not come up, or is not there
             ToolMissing         a program that this machine lacks
         CountError              instructions could not be counted
+        MeterError              a meter that hangs on this machine does not work
 
 An exception carries its facts as attributes and one line as its text; `hint` is something to type or to do.
 The library prints nothing: `deploy.cli` shows both and exits with `exit_code`.
@@ -192,6 +193,10 @@ class ToolMissing(VirtualError):
 
 
 class CountError(DeployError):
+    pass
+
+
+class MeterError(DeployError):
     pass
 
 

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from deploy.boards import Board
 from deploy.data import Array, to_wire
-from deploy.errors import BoardSilent, from_agent
+from deploy.errors import BoardSilent, ConfigError, from_agent
+from deploy.meters.attached import Attached
 from deploy.results import energy as energies
-from deploy.results import stats, verdicts
+from deploy.results import modelled, stats, verdicts
 from deploy.results.store import RunWriter, Store
+from deploy.results.windows import meter_effect, objections, pause_s
 from deploy.session import Session
 from deploy.units import duration
 from devices.protocol.conversation import SAMPLE_FIELDS
 from devices.protocol.framing import Decoder, Kind
+from devices.protocol.meter import Rail
 from devices.protocol.tensors import pack
 
 _SAMPLE = np.dtype(list(SAMPLE_FIELDS))
@@ -46,7 +48,10 @@ class Plan:
         max_invocations: in each restart, as every latency is kept (8 bytes); the verdict says so when it cuts one
             short.
         warmup_max_s: give up waiting for a steady state after this, in each restart.
-        idle_s: before and after, where there is a meter.
+        idle_s: between two windows, seen by the slowest meter; the board rests longer by what that needs to forget.
+        windows: spans from which energy is taken, where there is a meter; 0 for none.
+        window_s: of each.
+        modelled: where nothing measures, say what the model of boards.yaml says.
         until: stop when half of the median's 95 % interval is within this share of the median; the board decides.
         rate: invocations per second, started by a schedule that does not wait for the model; None is back to back.
         pin: the CPUs that the process may run on; None leaves it to the board.
@@ -58,6 +63,9 @@ class Plan:
     max_invocations: int = 5_000_000
     warmup_max_s: float = 10.0
     idle_s: float = 3.0
+    windows: int = 5
+    window_s: float = 10.0
+    modelled: bool = False
     threads: int = 1
     signature: str | None = None
     limit_s: float | None = None
@@ -75,13 +83,14 @@ class Seen:
         phase: ``loading``, ``warm-up``, ``measure``, ``idle before``, ``idle after``.
         restart: counted from 1; None between them.
         latency_ns: of timed invocations.
-        samples: of meters: fields t_ns, rail, value.
+        samples: of meters: fields t_ns, rail, value; `rails` says what they are.
     """
 
     phase: str
     restart: int | None
     latency_ns: Array = field(default_factory=lambda: _NO_LATENCIES)
     samples: Array = field(default_factory=lambda: _NO_SAMPLES)
+    rails: Sequence[dict[str, Any]] = ()
 
     @property
     def what(self) -> str:
@@ -138,18 +147,25 @@ class Collector:
     ) -> None:
         wanted = {rail.name: rail for rail in session.board.rails}
         self._board = session.board.name
+        self._points = [(point.threads, point.power_mw) for point in session.board.power_points]
+        if plan.modelled and not {0} < {threads for threads, _ in self._points}:
+            raise ConfigError(
+                f"board {session.board.name!r} has no power model: power_points needs one with 0 threads and another",
+                "`power_points: [{threads: 0, power_mw: 2700}, {threads: 1, power_mw: 3600}]` in boards.yaml",
+            )
         self._emulated = bool(session.hello["identity"].get("emulated"))
         self._plan = plan
         self._listed = listed
         self._rails = [dict(rail) for rail in listed["rails"]]
         for rail in self._rails:
             stated = wanted.get(rail["name"])
-            if stated and stated.scope:
-                rail["scope"] = stated.scope
+            if stated:
+                rail.update(stated.known())
         self._writer = writer
         self._watch = watch
         self._replies: list[dict[str, Any]] = []
         self._before = 0  # restarts of the parts before this one
+        self._windows_before = 0
         self._meter_failed: str | None = None
         writer.set(rails=self._rails)
 
@@ -158,7 +174,11 @@ class Collector:
         number = header.get("restart")
         seen = Seen(header.get("phase", ""), None if number is None else number + self._before)
         if "samples" in header:
-            seen = replace(seen, samples=self._take_samples(header, payload))
+            seen = replace(seen, samples=self._take_samples(header, payload), rails=self._rails)
+        elif payload and "window" in header:
+            latencies = np.frombuffer(payload, "<i8")
+            latencies = latencies[: len(latencies) - header.get("service", 0)]
+            self._writer.append(f"window_ns.{header['window'] + self._windows_before}", latencies, "ns")
         elif payload and seen.restart is not None:
             seen = self._take_latencies(seen, np.frombuffer(payload, "<i8"), header.get("service", 0))
         if self._watch:
@@ -190,17 +210,28 @@ class Collector:
         """
         self._replies.append(reply)
         self._before += len(reply["restarts"])
+        self._windows_before += len(reply.get("windows", ()))
 
-    def finish(self) -> Measured:
-        """The outcome, after the last part; the record is complete with it."""
+    def finish(self, attached: Attached | None = None) -> Measured:
+        """
+        The outcome, after the last part; the record is complete with it.
+
+        Args:
+            attached: the meters that hung on this machine, where there were any.
+        """
         replies = self._replies
+        hosted = attached.store(self._writer) if attached else []
+        self._meter_failed = self._meter_failed or (attached.failed if attached else None)
         restarts = [restart for reply in replies for restart in reply["restarts"]]
         before, after = replies[0]["state_before"], replies[-1]["state_after"]
         latency = stats.summarize(self._writer.restarts("latency_ns"))
         service = self._writer.restarts("service_ns")
-        windows = [energies.Window(r["window_ns"][0], r["window_ns"][1], r["invocations"]) for r in restarts]
+        windows = self._windows()
         idle = [energies.Window(start, end, 0) for reply in replies for start, end in reply["idle_ns"]]
-        energy = tuple(energies.per_invocation(rail, windows, idle) for rail in self._rail_samples())
+        energy = energies.evaluate([*self._rail_samples(), *hosted], windows, idle) if windows else ()
+        if self._plan.modelled and not energy:
+            energy = (modelled.reading(latency, self._plan.threads, self._board, self._points),)
+        effect = meter_effect([tuple(turn) for reply in replies for turn in reply.get("meter_effect", ())])
         circumstances = verdicts.Circumstances(
             restarts,
             before,
@@ -215,7 +246,7 @@ class Collector:
         late = [restart["late_starts"] for restart in restarts if "late_starts" in restart]
         measured = Measured(
             latency=latency,
-            verdict=verdicts.judge(latency, circumstances),
+            verdict=verdicts.with_meters(verdicts.judge(latency, circumstances), effect),
             energy=energy,
             unmetered=None if energy else _why_unmetered(self._board, self._listed, self._meter_failed),
             load_ns=restarts[0]["load_ns"],
@@ -236,6 +267,8 @@ class Collector:
             service=asdict(measured.service) if measured.service else None,
             events=[reply["events"] for reply in replies],
             energy=[asdict(entry) for entry in energy],
+            sampling=[reply.get("sampling") for reply in replies],
+            meter_effect=asdict(effect) if effect else None,
             unmetered=measured.unmetered,
             runtime=measured.runtime,
             delegate=replies[0].get("kernels"),
@@ -244,15 +277,27 @@ class Collector:
         )
         return measured
 
+    def _windows(self) -> list[energies.Window]:
+        replies = [window for reply in self._replies for window in reply.get("windows", ())]
+        found = []
+        for n, reply in enumerate(replies, start=1):
+            start, end = reply["window_ns"]
+            codes = objections(reply, len(self._writer.array(f"window_ns.{n}")))
+            found.append(energies.Window(start, end, reply["invocations"], codes))
+        return found
+
     def _rail_samples(self) -> list[energies.RailSamples]:
         t_ns, number, value = (self._writer.array(f"sample_{name}") for name in ("t_ns", "rail", "value"))
-        return [
-            energies.RailSamples(
-                rail["name"], rail["chip"], rail["scope"], rail["quantity"], t_ns[number == i], value[number == i]
-            )
-            for i, rail in enumerate(self._rails)
-            if (number == i).any()
-        ]  # fmt: skip
+        sampling = [reply["sampling"] for reply in self._replies if reply.get("sampling")]
+        turns = sum(entry["turns"] for entry in sampling)
+        missing = [sum(counts) for counts in zip(*(entry["missing"] for entry in sampling), strict=False)]
+        found = []
+        for i, described in enumerate(self._rails):
+            mine = number == i
+            if mine.any():
+                share = missing[i] / turns if i < len(missing) and turns else 0.0
+                found.append(energies.RailSamples(Rail.of(described), t_ns[mine], value[mine], missing=share))
+        return found
 
 
 def measure(
@@ -279,11 +324,13 @@ def measure(
     Raises:
         BoardError: as any run.  What had arrived is in the store.
     """
-    listed = session.request("meters.list").header
-    collector = Collector(session, listed, writer, plan, watch)
-    writer.set(plan=asdict(plan))
-    _run(session, bundle, inputs, plan, writer, collector, subject)
-    return collector.finish()
+    listed = _meters(session)
+    with Attached(session) as attached:
+        plan = _with_pauses(plan, listed, attached)
+        collector = Collector(session, listed, writer, plan, watch)
+        writer.set(plan=asdict(plan))
+        _run(session, bundle, inputs, plan, writer, collector, subject)
+    return collector.finish(attached)
 
 
 @dataclass(frozen=True)
@@ -307,17 +354,39 @@ def interleave(session: Session, turns: Sequence[Turn], plan: Plan, watch: Watch
     Raises:
         BoardError: as `measure`.
     """
-    listed = session.request("meters.list").header
+    listed = _meters(session)
+    with Attached(session) as attached:
+        collectors = _in_turns(session, turns, _with_pauses(plan, listed, attached), listed, watch)
+    return [collector.finish(attached) for collector in collectors]
+
+
+def _in_turns(
+    session: Session, turns: Sequence[Turn], plan: Plan, listed: dict[str, Any], watch: Watch | None
+) -> list[Collector]:
     collectors = [Collector(session, listed, turn.writer, plan, watch) for turn in turns]
     pairing = secrets.token_hex(4)
     for position, turn in enumerate(turns):
         turn.writer.set(plan=asdict(plan), pairing={"id": pairing, "position": position, "of": len(turns)})
-    once = replace(plan, restarts=1, duration_s=plan.duration_s / plan.restarts, until=None)
+    once = replace(
+        plan, restarts=1, duration_s=plan.duration_s / plan.restarts, until=None, windows=min(plan.windows, 1)
+    )
     for number in range(plan.restarts):
         both = list(zip(turns, collectors, strict=True))
         for turn, collector in reversed(both) if number % 2 else both:
             _run(session, turn.bundle, turn.inputs, once, turn.writer, collector, turn.subject)
-    return [collector.finish() for collector in collectors]
+    return collectors
+
+
+def _meters(session: Session) -> dict[str, Any]:
+    """What the board says of its meters, with the chips that only boards.yaml knows of."""
+    wired = [chip.model_dump() for chip in session.board.wired]
+    return session.request("meters.wire", wired=wired).header if wired else session.request("meters.list").header
+
+
+def _with_pauses(plan: Plan, listed: dict[str, Any], attached: Attached) -> Plan:
+    """The plan as the board gets it: it rests until the slowest meter has forgotten the window before."""
+    rails = [Rail.of(rail) for rail in listed["rails"]]
+    return replace(plan, idle_s=pause_s([*rails, *attached.rails], plan.idle_s, attached.clock_bound_s))
 
 
 def _run(
@@ -339,6 +408,7 @@ def _run(
         "signature": plan.signature,
         "pin": list(plan.pin) if plan.pin else None,
         "kernels": session.kernels.mode,
+        "host_meters": bool(session.board.host_meters),
         "rate_hz": max((rail.sample_rate_hz for rail in session.board.rails), default=100.0),
         "run": writer.known(),
     }
@@ -347,7 +417,8 @@ def _run(
     if session.board.memory_limit_mib:
         header["memory_bytes"] = session.board.memory_limit_mib * 2**20
     each_s = plan.warmup_max_s + (plan.limit_s or 120.0) + 120.0
-    within_s = plan.duration_s + max(plan.restarts, 10 if plan.until else 0) * each_s + 2 * plan.idle_s
+    within_s = plan.duration_s + max(plan.restarts, 10 if plan.until else 0) * each_s + plan.idle_s
+    within_s += plan.windows * (plan.window_s + plan.idle_s)
     reply = session.request(
         "measure.run", payload, on_event=collector, subject=subject, within_s=within_s, **header
     ).header

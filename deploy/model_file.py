@@ -64,18 +64,54 @@ def read(data: bytes, name: str) -> ModelFacts:
     Raises:
         BuildError: not a TFLite file, or one that ends too early.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    hint = "`deploy build` takes .tflite, .keras, .h5, a SavedModel folder or module:function"
-    if not data:
-        raise BuildError(f"{name}: not a TFLite file (it is empty)", hint)
-    if data[4:8] != _IDENTIFIER:
-        raise BuildError(f"{name}: not a TFLite file (no 'TFL3' at byte 4, but {data[4:8]!r})", hint)
+    schema, model = _parse(data, name)
     try:
-        model = schema.ModelT.InitFromPackedBuf(data, 0)
         return _facts(schema, model, len(data), name)
     except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError):
-        raise BuildError(f"{name}: not a TFLite file, or cut short ({len(data)} bytes)", hint) from None
+        raise _cut_short(data, name) from None
+
+
+def operator_names(data: bytes, name: str) -> list[str]:
+    """
+    The operators of the first subgraph in the order of execution; custom ones as ``CUSTOM:name``.
+
+    Raises:
+        BuildError: as `read`.
+    """
+    schema, model = _parse(data, name)
+    try:
+        names = _reverse(schema.BuiltinOperator)
+        operators = model.subgraphs[0].operators
+        return [_operator(model, op, names) for op in (operators if operators is not None else ())]
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError):
+        raise _cut_short(data, name) from None
+
+
+_HINT = "`deploy build` takes .tflite, .keras, .h5, a SavedModel folder or module:function"
+
+
+def _parse(data: bytes, name: str) -> tuple[Any, Any]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    if not data:
+        raise BuildError(f"{name}: not a TFLite file (it is empty)", _HINT)
+    if data[4:8] != _IDENTIFIER:
+        raise BuildError(f"{name}: not a TFLite file (no 'TFL3' at byte 4, but {data[4:8]!r})", _HINT)
+    try:
+        return schema, schema.ModelT.InitFromPackedBuf(data, 0)
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError):
+        raise _cut_short(data, name) from None
+
+
+def _cut_short(data: bytes, name: str) -> BuildError:
+    return BuildError(f"{name}: not a TFLite file, or cut short ({len(data)} bytes)", _HINT)
+
+
+def _operator(model: Any, op: Any, names: dict[int, str]) -> str:
+    code = model.operatorCodes[op.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    operator = names.get(builtin, f"BUILTIN:{builtin}")  # of a newer schema
+    return f"CUSTOM:{_text(code.customCode)}" if operator == "CUSTOM" else operator
 
 
 def _facts(schema: Any, model: Any, size: int, name: str) -> ModelFacts:
@@ -89,10 +125,7 @@ def _facts(schema: Any, model: Any, size: int, name: str) -> ModelFacts:
     per_channel, sparse = False, 0
     for graph in graphs:
         for op in graph.operators if graph.operators is not None else ():
-            code = model.operatorCodes[op.opcodeIndex]
-            builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-            operator = operators.get(builtin, f"BUILTIN:{builtin}")  # of a newer schema
-            ops[f"CUSTOM:{_text(code.customCode)}" if operator == "CUSTOM" else operator] += 1
+            ops[_operator(model, op, operators)] += 1
         for tensor in graph.tensors if graph.tensors is not None else ():
             content = model.buffers[tensor.buffer].data if tensor.buffer < len(model.buffers) else None
             if content is None or len(content) == 0:

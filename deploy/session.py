@@ -48,6 +48,17 @@ class Reply:
     payload: bytes
 
 
+class Answered(dict[str, Any]):
+    """The header of an answer; that a key is not there is the board's fault, and said so."""
+
+    def __init__(self, board: str, header: dict[str, Any]) -> None:
+        super().__init__(header)
+        self._board = board
+
+    def __missing__(self, key: str) -> Any:
+        raise TransportError(f"board {self._board!r} answered without {key!r}", board=self._board)
+
+
 class Session:
     """
     See the module.
@@ -83,7 +94,7 @@ class Session:
             TransportError: the agent speaks another protocol.
             BoardSilent: no hello came.
         """
-        self._pending += self._decoder.feed(greeting)
+        self._take(greeting)
         message = self._receive(START_S)
         if message.kind is not Kind.HELLO or message.header.get("protocol") != PROTOCOL:
             found = message.header.get("protocol", message.kind.name)
@@ -139,7 +150,7 @@ class Session:
                 elif message.kind is Kind.ERROR:
                     raise from_agent(self.board.name, message.header, subject)
                 else:
-                    return Reply(message.header, message.payload)
+                    return Reply(Answered(self.board.name, message.header), message.payload)
         except KeyboardInterrupt:
             if not self._broken:
                 self._send(Message(Kind.CANCEL, {"id": request}))
@@ -182,7 +193,7 @@ class Session:
         Raises:
             BoardError: e.g. DiskFull.
         """
-        have: int = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
+        have = self._progress(sha256)
         sent = 0
         for _ in range(RESTARTS):
             if have < 0:
@@ -196,10 +207,18 @@ class Session:
                 # Another host brings the same blob, and the board has more, or less, of it than it had.
                 if "have" not in error.facts:
                     raise
-                have = self.request("store.progress", digests=[sha256]).header["progress"][sha256]
+                have = self._progress(sha256)
         else:
             raise TransportError(f"board {self.board.name!r} does not keep {sha256[:12]}", board=self.board.name)
         return sent
+
+    def _progress(self, sha256: str) -> int:
+        """Bytes of a blob that the board has; -1: all."""
+        told = self.request("store.progress", digests=[sha256]).header["progress"]
+        have = told.get(sha256) if isinstance(told, dict) else None
+        if type(have) is not int:
+            raise TransportError(f"board {self.board.name!r} does not say how far a file is", board=self.board.name)
+        return have
 
     def _upload_from(self, have: int, sha256: str, data: bytes, progress: Progress | None) -> int:
         """Send `data` from byte `have` on, with some pieces on their way at any time; returns how many bytes."""
@@ -301,11 +320,14 @@ class Session:
             return None
         if not data:
             raise self._gone()
+        self._take(data)
+        return self._pending.pop(0) if self._pending else None
+
+    def _take(self, data: bytes) -> None:
         try:
             self._pending += self._decoder.feed(data)
         except FrameError as error:
-            raise TransportError(f"board {self.board.name!r}: {error}", board=self.board.name) from error
-        return self._pending.pop(0) if self._pending else None
+            raise TransportError(f"board {self.board.name!r}: {one_line(error)}", board=self.board.name) from error
 
     def _dispatch(self, message: Message) -> None:
         """A message that nobody waits for; a complaint about the conversation itself is raised."""
@@ -315,7 +337,7 @@ class Session:
     def _deliver(self, listener: OnEvent, message: Message) -> None:
         try:
             listener(message.header, message.payload)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise TransportError(f"board {self.board.name!r} sent an event that makes no sense: {error!r}") from error
 
     def _gone(self) -> BoardSilent:
@@ -426,15 +448,16 @@ def _bring_agent(board: Board, channel: Channel) -> bytes:
         said += data
         *lines, said = said.split(b"\n") if MAGIC not in said else [said]
         for line in lines:
-            text = line.decode("utf-8", "replace").strip()
+            text = one_line(line.decode("utf-8", "replace")).strip()
             if text == "DEPLOY-NEED":
                 try:
                     channel.write(bootstrap.agent_package().data)
                 except OSError:
                     raise _not_started(board, channel, said) from None
-            elif text.startswith("DEPLOY-OLD"):
+            elif text.startswith("DEPLOY-OLD "):
+                version = text.removeprefix("DEPLOY-OLD ")
                 raise NoPython(
-                    f"board {board.name!r} has Python {text.split()[1]}; the agent needs 3.9 or newer",
+                    f"board {board.name!r} has Python {version}; the agent needs 3.9 or newer",
                     f"install a newer one there; `python: /path/to/python3` of {board.name!r} in boards.yaml names it",
                     board=board.name,
                 )

@@ -39,6 +39,8 @@ from devices.turn import Turn
 HEARTBEAT_S = 1.0
 DEFAULT_LIMIT_S = 120.0
 MEASURE_MARGIN_S = 60.0  # loading, and chunks that end late
+EFFECT_TURNS, EFFECT_S = 12, 0.25  # of looking at what the meters do to latencies
+EFFECT_SLOW_NS = 500_000_000  # an invocation that is longer would take too many seconds for it
 PROBE_LIMIT_S = 60.0
 PATCH_POLL_S = 0.02
 FLUSH_S = 0.02  # between two looks at whether a slow host takes more
@@ -134,6 +136,7 @@ class Agent:
         self._loaded = False
         self._job: Job | None = None
         self._sampler: Sampler | None = None
+        self._sampling: dict[str, Any] | None = None  # what the last sampling was and what it cost
         self._meters, self._unreadable = find_meters(sysroot)
         self._wake_read, self._wake_write = os.pipe()
         self._samples: list[Message] = []  # from the sampler's thread; list.append is atomic
@@ -162,6 +165,7 @@ class Agent:
             "runtime.install": self._runtime_install,
             "kernels.install": self._kernels_install,
             "meters.list": self._meters_list,
+            "meters.wire": self._meters_wire,
             "meters.start": self._meters_start,
             "meters.stop": self._meters_stop,
             "model.load": self._model_load,
@@ -170,6 +174,7 @@ class Agent:
             "model.verify": self._model_verify,
             "model.unload": self._model_unload,
             "measure.run": self._measure_run,
+            "profile.run": self._profile_run,
             "spool.list": self._spool_list,
             "spool.read": self._spool_read,
             "spool.drop": self._spool_drop,
@@ -308,7 +313,7 @@ class Agent:
         except OSError as error:
             failed = AgentError(errors.IO_ERROR, f"{error.strerror}: {error.filename}")
             self._send(Kind.ERROR, {"id": request, **failed.header()})
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             failed = AgentError(errors.BAD_REQUEST, f"{op}: {type(error).__name__}: {error}")
             self._send(Kind.ERROR, {"id": request, **failed.header()})
         else:
@@ -499,12 +504,19 @@ class Agent:
 
     def _meters_stop(self, header: dict[str, Any], payload: bytes) -> Answer:
         self._stop_sampler()
-        return {}, b""
+        return {"sampling": self._sampling}, b""
+
+    def _meters_wire(self, header: dict[str, Any], payload: bytes) -> Answer:
+        """Look for the meters anew, with the chips that boards.yaml describes and no driver shows."""
+        self._require_idle()
+        self._meters, self._unreadable = find_meters(self._sysroot, header["wired"])
+        return self._meters_list(header, payload)
 
     def _stop_sampler(self) -> None:
         """End sampling; the last samples are on their way before this returns."""
         if self._sampler:
             self._sampler.stop()
+            self._sampling = self._sampler.stats()
             self._sampler = None
             self._flush_samples()
 
@@ -636,12 +648,9 @@ class Agent:
         before = facts.state(self._sysroot, self._store.root)
         neighbours = Neighbours(self._sysroot)
         restarts: list[dict[str, Any]] = []
-        idle: list[list[int]] = []
         loaded: dict[str, Any] = {}
+        energy: dict[str, Any] = {"windows": [], "idle_ns": []}
         try:
-            if self._meters:
-                self._start_sampler(header["id"], header.get("rate_hz", DEFAULT_HZ))
-                idle.append((yield from self._idle(plan["idle_s"], "before")))
             while len(restarts) < most and not _precise([r["median_ns"] for r in restarts], least, until):
                 self._tag(restart=len(restarts) + 1, phase="loading")
                 self._emit({"id": header["id"]})
@@ -649,8 +658,11 @@ class Agent:
                 reply = yield Ask(timed, payload, limit_s)
                 restarts.append(reply.header)
                 self._unload()
-            if self._meters:
-                idle.append((yield from self._idle(plan["idle_s"], "after")))
+            if plan.get("windows") and (self._meters or header.get("host_meters")):
+                self._tag(phase="loading")
+                yield from self._load(header)
+                energy = yield from self._windows(header, payload, limit_s)
+                self._unload()
         finally:
             self._stop_sampler()
         after = facts.state(self._sysroot, self._store.root)
@@ -662,15 +674,86 @@ class Agent:
             "spool_failed": spool.failed,
             "events": {"all": job.events, "live": job.live, "lost": job.lost},
             "restarts": restarts,
-            "idle_ns": idle,
+            **energy,
+            "sampling": self._sampling,
             "state_before": before,
             "state_after": {**after, "others": others} if others else after,
             "runtime": loaded.get("runtime"),
             "kernels": loaded.get("kernels"),
         }, b""
 
-    def _idle(self, seconds: float, when: str) -> Generator[Pause, Any, list[int]]:
-        self._tag(phase=f"idle {when}")
+    def _profile_run(self, header: dict[str, Any], payload: bytes) -> None:
+        """Time the model's operators, see `profiling`, in as many fresh processes as `restarts` says."""
+        self._require_idle()
+        self._stop_runner()
+        self._turn.take(alone=True)
+        self._begin(header, self._profile(header, payload))
+
+    def _profile(self, header: dict[str, Any], payload: bytes) -> Steps:
+        timed = {key: header[key] for key in ("tensors", "group", "duration_s")}
+        before = facts.state(self._sysroot, self._store.root)
+        neighbours = Neighbours(self._sysroot)
+        restarts: list[dict[str, Any]] = []
+        loaded: dict[str, Any] = {}
+        for number in range(1, int(header["restarts"]) + 1):
+            self._tag(restart=number)
+            loaded, _ = yield from self._load(header)
+            limit_s = _limit(header) + header["duration_s"]
+            restarts.append((yield Ask({**timed, "op": "profile"}, payload, limit_s)).header)
+            self._unload()
+        after = facts.state(self._sysroot, self._store.root)
+        others = neighbours.since()
+        return {
+            "restarts": restarts,
+            "state_before": before,
+            "state_after": {**after, "others": others} if others else after,
+            "runtime": loaded.get("runtime"),
+            "kernels": loaded.get("kernels"),
+        }, b""
+
+    def _windows(self, header: dict[str, Any], payload: bytes, limit_s: float) -> Generator[Any, Any, dict[str, Any]]:
+        """
+        What energy is made of: spans in which the model runs, and nothing happens before and after.
+
+        The model is warm and stays loaded.  At the end the meters rest in every other of some short spans: what
+        reading them does to the latencies is seen there.
+        """
+        plan = header["plan"]
+        again = {
+            "op": "measure",
+            "tensors": header["tensors"],
+            "again": True,
+            "rate": plan.get("rate"),
+            "warmup_max_s": 0.0,
+            **{key: plan[key] for key in ("min_invocations", "max_invocations")},
+        }
+        self._tag(phase="warm-up")
+        warm = yield Ask(
+            {**again, "again": False, "duration_s": 0.0, "warmup_max_s": plan["warmup_max_s"]}, payload, limit_s
+        )
+        found: dict[str, Any] = {"windows": [], "idle_ns": [], "meter_effect": []}
+        if self._meters:
+            self._start_sampler(header["id"], header.get("rate_hz", DEFAULT_HZ))
+        found["idle_ns"].append((yield from self._idle(plan["idle_s"])))
+        for number in range(1, plan["windows"] + 1):
+            before = facts.state(self._sysroot)
+            self._tag(phase="window", window=number)
+            reply = yield Ask({**again, "duration_s": plan["window_s"]}, payload, limit_s + plan["window_s"])
+            after = facts.state(self._sysroot)
+            found["windows"].append({**reply.header, "state_before": before, "state_after": after})
+            found["idle_ns"].append((yield from self._idle(plan["idle_s"])))
+        if self._sampler and plan.get("rate") is None and warm.header["median_ns"] < EFFECT_SLOW_NS:
+            for turn in range(EFFECT_TURNS):
+                resting = turn % 4 in (1, 2)  # on, off, off, on: a drift favours neither
+                self._sampler.rest(resting)
+                self._tag(phase="meter effect")
+                reply = yield Ask({**again, "duration_s": min(EFFECT_S, plan["window_s"] / 10)}, payload, limit_s)
+                found["meter_effect"].append([resting, reply.header["median_ns"]])
+            self._sampler.rest(False)
+        return found
+
+    def _idle(self, seconds: float) -> Generator[Pause, Any, list[int]]:
+        self._tag(phase="idle")
         assert self._job
         self._emit({"id": self._job.request})
         start = time.monotonic_ns()

@@ -37,10 +37,14 @@ def identity(root: Path = _ROOT) -> dict[str, Any]:
         "compatible": (_text(root / "proc/device-tree/compatible") or "").split("\0"),
         "memory_bytes": _memory(root),
         "os": _os_release(root),
+        "emulator": _text(root / "proc/device-tree/deploy,emulator"),
         **_cpu(root),
     }
-    # Arm keeps implementer 0 for software; QEMU's own models say what they are.  A model of a real CPU hides it.
-    if found["cpu_implementer"] == "0x00" or re.search(r"QEMU (TCG|Virtual)", found["cpu"] or ""):
+    found["serial"] = found["serial"] or _text(root / "proc/device-tree/serial-number")
+    # Arm keeps implementer 0 for software; QEMU's own models say what they are.  A model of a real CPU hides it, so a
+    # virtual board says it in its device tree.
+    qemu = re.search(r"QEMU (TCG|Virtual)", found["cpu"] or "")
+    if found["emulator"] or found["cpu_implementer"] == "0x00" or qemu:
         found["emulated"] = True
     return {key: value for key, value in found.items() if value not in (None, "", [], [""])}
 

@@ -18,6 +18,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Any, Callable
 
+from devices import profiling
 from devices.protocol import errors, tensors
 from devices.protocol.errors import AgentError
 from devices.protocol.framing import Decoder, Encoder, FrameError, Kind, Message
@@ -39,6 +40,7 @@ class Runner:
         self._encoder = Encoder()
         self._model: Model | None = None
         self._facts: dict[str, Any] = {}
+        self._options: dict[str, Any] = {}
 
     def serve(self) -> None:
         decoder = Decoder()
@@ -48,6 +50,7 @@ class Runner:
             "infer": self._infer,
             "measure": self._measure,
             "verify": self._verify,
+            "profile": self._profile,
         }
         while True:
             data = os.read(self._source, 1 << 20)
@@ -81,6 +84,7 @@ class Runner:
 
     def _load(self, request: dict[str, Any], payload: bytes) -> Any:
         litert = _litert()
+        self._options = request
         affinity = _pin(request.get("pin"))  # before the runtime starts threads: they inherit it
         started = _clock()
         self._model = litert.Model(
@@ -92,6 +96,40 @@ class Runner:
         )
         self._facts = {"load_ns": _clock() - started, "affinity": affinity}
         return {**self._model.describe(), **self._facts}, b""
+
+    def _profile(self, request: dict[str, Any], payload: bytes) -> Any:
+        """
+        Time every cut of the loaded model, and the model itself, in turns, see `profiling`.
+
+        Latencies leave in EVENT frames: `sweep`, `operators` (None is the untouched file), little-endian int64 ns.
+        """
+        model = self._loaded()
+        with open(self._options["path"], "rb") as file:
+            content = file.read()
+        cuts, refused = profiling.load_cuts(content, int(request["group"]), self._open)
+        every: list[tuple[int | None, Any]] = [*cuts, (None, model)]
+        given = tensors.unpack(request["tensors"], payload)
+        for _, cut in every:
+            cut.set_inputs(given)
+        gc.collect()
+        gc.disable()
+        for sweep, number, latencies in profiling.sweeps([cut.invoke for _, cut in every], request["duration_s"]):
+            if sys.byteorder == "big":
+                latencies.byteswap()
+            header = {"phase": "profile", "sweep": sweep, "operators": every[number][0]}
+            self._send(Kind.EVENT, header, latencies.tobytes())
+        gc.enable()
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found = {"refused": refused, "placement": model.placement(), "peak_rss_bytes": rss}
+        return {**self._facts, "cuts": [count for count, _ in cuts], **found}, b""
+
+    def _open(self, path: str) -> Model:
+        """The file at `path`, loaded as the model was."""
+        options = self._options
+        model: Model = _litert().Model(
+            path, options.get("threads", 1), options.get("shapes"), None, options.get("kernels")
+        )
+        return model
 
     def _loaded(self) -> Model:
         if self._model is None:
@@ -126,26 +164,25 @@ class Runner:
         Back to back; or, with `rate` (invocations per second), from a schedule that does not wait for the model.
         Latencies leave in EVENT frames between chunks, as little-endian int64 nanoseconds; with a schedule as many
         service times follow them in the same frame.  `median_ns` is good to 0.1 %, for the agent alone, which decides
-        with it whether another restart is needed.
+        with it whether another restart is needed.  With `again` the model is warm: nothing comes before the window.
         """
         model = self._loaded()
         model.set_inputs(tensors.unpack(request["tensors"], payload))
-        started = _clock()
-        model.invoke()
-        first_ns = _clock() - started
-        overhead = min(_clock_step() for _ in range(1000))
-        gc.collect()
+        known: dict[str, Any] = dict(self._facts)
+        if not request.get("again"):
+            started = _clock()
+            model.invoke()
+            known["first_ns"] = _clock() - started
+            known["clock_overhead_ns"] = min(_clock_step() for _ in range(1000))
+            gc.collect()
         gc.disable()
-        steady = self._warm_up(model.invoke, request["warmup_max_s"])
+        known["steady"] = self._warm_up(model.invoke, request["warmup_max_s"])
         before = resource.getrusage(resource.RUSAGE_SELF)
         window = self._timed(model.invoke, request)
         after = resource.getrusage(resource.RUSAGE_SELF)
         gc.enable()
         return {
-            **self._facts,
-            "first_ns": first_ns,
-            "clock_overhead_ns": overhead,
-            "steady": steady,
+            **known,
             "peak_rss_bytes": after.ru_maxrss * 1024,
             "preemptions": after.ru_nivcsw - before.ru_nivcsw,
             **window,
@@ -166,6 +203,8 @@ class Runner:
         left = int(request["max_invocations"])
         needed = int(request["min_invocations"])
         rate = request.get("rate")
+        if rate:
+            left = min(left, max(needed, int(request["duration_s"] * rate)))
         medians = _Median()
         done = 0
         begun = _clock()

@@ -47,6 +47,7 @@ typedef struct DeployRequantization {
   int32_t output_zero_point;  ///< [-128, 127].
   int32_t clamp_min;          ///< [-128, 127]; fused activation.
   int32_t clamp_max;          ///< [clamp_min, 127].
+  int32_t single_rounding;    ///< 1: round once, halves up, as TFLite's FULLY_CONNECTED does; 0: twice, as its CONV_2D.
 } DeployRequantization;
 
 /// How a binary layer sees its int8 input: bit = input >= threshold of its channel (binary/README.md).

@@ -39,8 +39,13 @@ def require_or_skip(there: bool, sentence: str) -> None:
 
 @pytest.fixture(autouse=True)
 def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home for every test: nothing of the user's is read or written."""
+    """An empty home for every test: nothing of the user's is read or written.  Built kernels are shared."""
     home = tmp_path_factory.mktemp("home")
+    base = tmp_path_factory.getbasetemp()
+    kernels = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "kernels"
+    kernels.mkdir(exist_ok=True)
+    (home / ".cache" / "deploy").mkdir(parents=True)
+    (home / ".cache" / "deploy" / "kernels").symlink_to(kernels)
     for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DEPLOY_BOARDS", "DEPLOY_DEBUG"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(home))

@@ -130,6 +130,8 @@ def _show(entry: dict[str, Any]) -> None:
     table.show_header = False
     what = identity.get("model") or identity.get("cpu") or "a board that does not say what it is"
     table.add_row("board", f"{what}, {identity['machine']}, {identity.get('cpus')} CPUs")
+    if identity.get("emulated"):
+        table.add_row("emulated", f"{identity.get('emulator', 'it says so')}; its times mean nothing")
     table.add_row("system", f"{identity.get('os', identity['kernel'])}, {identity.get('libc', 'unknown libc')}")
     if "missing" in runtime:
         table.add_row("runtime", f"none yet ({runtime['missing']}); the first push brings it")

@@ -105,7 +105,8 @@ class Share(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             number = math.nan
         if not self._low <= number <= self._high:
-            self.fail(f"{text!r} is not between {self._low:.4g} and {self._high:.4g}, as in 1% or 0.01", parameter, context)
+            allowed = f"between {self._low:.4g} and {self._high:.4g}"
+            self.fail(f"{text!r} is not {allowed}, as in 1% or 0.01", parameter, context)
         return number
 
 

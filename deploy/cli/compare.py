@@ -80,7 +80,9 @@ def command(boards_file: str | None, /, runs: tuple[str, ...], as_json: bool, **
 
 def _cells(effect: Effect) -> list[str]:
     shown = common.duration if effect.quantity == "latency" else common.energy
-    interval = "n/a" if effect.low is None or effect.high is None else f"{effect.low - 1:+.2%} to {effect.high - 1:+.2%}"
+    interval = (
+        "n/a" if effect.low is None or effect.high is None else f"{effect.low - 1:+.2%} to {effect.high - 1:+.2%}"
+    )
     how = f"{effect.n} {'pairs' if effect.paired else 'restarts each'}"
     value = f"{shown(effect.first)} -> {shown(effect.second)}"
     return [effect.quantity, value, f"{effect.ratio - 1:+.2%}", interval, how]

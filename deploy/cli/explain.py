@@ -21,7 +21,10 @@ def command(code: str | None, as_json: bool) -> None:
     from deploy.results.verdicts import CODES
 
     if code is not None and code not in CODES:
-        raise UsageError(f"no verdict {code!r}{nearest(code, [known for known in CODES if code in known] or CODES)}", "`deploy explain` lists all")
+        raise UsageError(
+            f"no verdict {code!r}{nearest(code, [known for known in CODES if code in known] or CODES)}",
+            "`deploy explain` lists all",
+        )
     chosen = list(CODES.values()) if code is None else [CODES[code]]
     if as_json:
         common.show_json(chosen)

@@ -38,8 +38,13 @@ EXIT = {"passed": 0, "failed": 3, "undecided": 4}
 @click.option("--baseline", required=True, metavar="RUN|BUNDLE", help="What the candidate must not be worse than.")
 @click.option("--max-slowdown", type=common.Share(0.0, 10.0), metavar="PERCENT", help="Limit on latency.")
 @click.option("--max-energy", type=common.Share(0.0, 10.0), metavar="PERCENT", help="Limit on energy, of every rail.")
-@click.option("--undecided", type=click.Choice(["fail", "pass"]), default="fail", show_default=True,
-              help="What becomes of the exit code when the measurements cannot tell.")
+@click.option(
+    "--undecided",
+    type=click.Choice(["fail", "pass"]),
+    default="fail",
+    show_default=True,
+    help="What becomes of the exit code when the measurements cannot tell.",
+)
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JUnit XML.")
 @mix_options
 @plan_options

@@ -30,7 +30,6 @@ class Live:
 
     Args:
         title: stands above.
-        rails: names, as samples number them.
     """
 
     def __init__(self, title: str) -> None:
@@ -42,8 +41,8 @@ class Live:
         self._counts = np.zeros(BINS, np.int64)
         self._doing = "starting"
         self._medians: dict[int, float] = {}
-        self._power: dict[int, deque[float]] = {}
-        self._last: dict[int, tuple[int, float]] = {}
+        self._power: dict[str, deque[float]] = {}
+        self._last: dict[str, tuple[int, float]] = {}
         self._began = time.monotonic()
         self._ticker = common.Ticker(1 / REFRESH_S)
         console = Console(stderr=True)
@@ -71,9 +70,19 @@ class Live:
             if seen.restart is not None:
                 self._medians[seen.restart] = float(np.median(seen.latency_ns))
         for t_ns, rail, value in seen.samples.tolist():
-            self._power.setdefault(rail, deque(maxlen=SPARK)).append(value)
+            self._take_power(seen.rails[rail], t_ns, value)
         if self._ticker():
             self._screen.update(self.picture(), refresh=True)
+
+    def _take_power(self, rail: dict[str, Any], t_ns: int, value: float) -> None:
+        name = str(rail["name"])
+        watts: float | None = value / 1000
+        if rail["quantity"] == "energy_uj":
+            then, counted = self._last.get(name, (t_ns, value))
+            watts = (value - counted) / (t_ns - then) * 1000 if t_ns > then else None  # uJ per ns is kW
+            self._last[name] = (t_ns, value)
+        if watts is not None:
+            self._power.setdefault(name, deque(maxlen=SPARK)).append(watts)
 
     def picture(self) -> RenderableType:
         """The table as it stands now."""
@@ -87,7 +96,7 @@ class Live:
             lines.append(Text(f"{total:,} invocations; latest medians {medians}"))
             lines += [Text(line) for line in self._histogram(total)]
         for rail, values in sorted(self._power.items()):
-            lines.append(Text(f"rail {rail}  {sparkline(list(values))}"))
+            lines.append(Text(f"{rail}  {sparkline(list(values))} W"))
         return Group(*lines)
 
     def _histogram(self, total: int) -> list[str]:
@@ -100,7 +109,9 @@ class Live:
         rows.append(total - int(below[min(first + width * len(rows), BINS) - 1]))
         labels = [common.duration(float(np.exp(at * STEP))) for at in range(first, last + 1, width)] + ["slower"]
         most = max(rows)
-        return [f"{label:>10} {'█' * round(40 * count / most)} {count:,}" for label, count in zip(labels, rows, strict=True)]
+        return [
+            f"{label:>10} {'█' * round(40 * count / most)} {count:,}" for label, count in zip(labels, rows, strict=True)
+        ]
 
 
 def sparkline(values: list[float]) -> str:

@@ -49,6 +49,11 @@ def plan_options(function: F) -> F:
                      help="Most seconds to warm up."),
         click.option("--idle", default=3.0, show_default=True, type=common.Finite(0.5, 3600),
                      help="Idle seconds, for energy."),
+        click.option("--windows", default=5, show_default=True, type=click.IntRange(0, 1000),
+                     help="Spans that energy is taken from, where there is a meter; 0 for none."),
+        click.option("--window", default=10.0, show_default=True, type=common.Finite(0.1, 86_400),
+                     help="Seconds of each of them."),
+        click.option("--modelled", is_flag=True, help="Where there is no meter, say what a model says."),
         click.option("--rate", type=common.Finite(0.001, 1e6), metavar="HZ",
                      help="Start so many a second, whatever the board does, and count latency from the schedule."),
         click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024)),
@@ -64,7 +69,7 @@ def plan_from(options: dict[str, Any]) -> Plan:
     """The plan of `plan_options`; they are taken out of `options`."""
     from deploy.measure import Plan
 
-    names = {"duration": "duration_s", "warmup": "warmup_max_s", "idle": "idle_s"}
+    names = {"duration": "duration_s", "warmup": "warmup_max_s", "idle": "idle_s", "window": "window_s"}
     fields = {field.name for field in dataclasses.fields(Plan)}
     taken = {name: options.pop(name) for name in list(options) if names.get(name, name) in fields}
     return Plan(**{names.get(name, name): value for name, value in taken.items()})
@@ -106,7 +111,9 @@ def command(
     from deploy.errors import UsageError
 
     if len(bundle_paths) > 1 and not interleave:
-        raise UsageError(f"{len(bundle_paths)} bundles", "`--interleave` lets them take turns; else measure them singly")
+        raise UsageError(
+            f"{len(bundle_paths)} bundles", "`--interleave` lets them take turns; else measure them singly"
+        )
     if interleave and len(bundle_paths) < 2:
         raise UsageError("--interleave needs two bundles or more")
     plan = plan_from(options)
@@ -137,7 +144,7 @@ def run(
     with common.on_board(boards_file, board_name, bundles[0]) as on, contextlib.ExitStack() as stack:
         for other in bundles[1:]:
             common.bring(on.session, other)
-        inputs = [_inputs(on.session, bundle, plan) for bundle in bundles]
+        inputs = [input_values(on.session, bundle, plan) for bundle in bundles]
         writers = [
             stack.enter_context(dataclasses.replace(on, bundle=bundle).stored("measure", vars(plan)))
             for bundle in bundles
@@ -153,22 +160,26 @@ def run(
     return list(zip(bundles, writers, found, strict=True))
 
 
-def _inputs(session: Any, bundle: Any, plan: Any) -> list[Any]:
+def input_values(session: Any, bundle: Any, plan: Any) -> list[Any]:
     """The first golden input, so that what is measured is what was proven; random values where there is none."""
-    import io
-
-    import numpy as np
-
     from deploy import inference
     from deploy.data import random_inputs
 
     manifest = bundle.manifest
     if manifest.golden and plan.signature is None:
-        with np.load(io.BytesIO(bundle.files["golden.npz"]), allow_pickle=False) as golden:
-            return [golden[f"v0.in{i}"] for i in range(len(manifest.inputs))]
+        return golden_inputs(bundle)
     model = inference.load(session, bundle=bundle.digest, signature=plan.signature, subject=bundle.name)
     inference.unload(session, bundle.name)
     return random_inputs(model.inputs, 1, manifest.seed)[0]
+
+
+def golden_inputs(bundle: Any) -> list[Any]:
+    import io
+
+    import numpy as np
+
+    with np.load(io.BytesIO(bundle.files["golden.npz"]), allow_pickle=False) as golden:
+        return [golden[f"v0.in{i}"] for i in range(len(bundle.manifest.inputs))]
 
 
 def show(board: str, bundle: str, measured: Any) -> None:
@@ -214,19 +225,31 @@ def energy_lines(entries: Any, unmetered: str | None) -> list[str]:
     """One line for each rail; what is missing is said, never zero."""
     if unmetered:
         return [f"not measured ({unmetered})"]
-    e = common.energy
     lines = []
     for entry in entries:
         if hasattr(entry, "reason"):
             lines.append(f"{entry.rail}: not measured ({entry.reason})")
             continue
-        gross = f"gross {e(entry.gross_uj)}" + (f" +-{e(entry.gross_u_uj)}" if entry.gross_u_uj is not None else "")
         net = "net n/a (no idle baseline)"
         if entry.net_uj is not None:
-            net = f"net {e(entry.net_uj)}" + (f" +-{e(entry.net_u_uj)}" if entry.net_u_uj is not None else "")
+            net = f"net {_with_error(entry.net_uj, entry.net_u_uj)}"
         idle = f"idle {entry.idle_mw / 1000:.4g} W, " if entry.idle_mw is not None else ""
-        lines.append(
-            f"{net}, {gross} per invocation (k = 2, repetition only); {idle}active {entry.active_mw / 1000:.4g} W; "
-            f"{entry.source} ({entry.scope}), {entry.windows} windows"
-        )
+        said = [f"{net}, gross {_with_error(entry.gross_uj, entry.gross_u_uj)} per invocation (k = 2)"]
+        said.append(f"{idle}active {entry.active_mw / 1000:.4g} W")
+        windows = f", {entry.windows} windows" if entry.windows else ""
+        said.append(f"{entry.source} ({entry.scope}){windows}")
+        rejected, codes = getattr(entry, "rejected", ()), getattr(entry, "codes", ())
+        if rejected:
+            said.append("rejected " + ", ".join(f"window {n} ({' '.join(why)})" for n, why in rejected))
+        if codes:
+            said.append(", ".join(codes))
+        if getattr(entry, "unstated", ()):
+            said.append(f"not in the error: {', '.join(entry.unstated)}")
+        lines.append("; ".join(said))
     return lines
+
+
+def _with_error(value_uj: float, error_uj: float | None) -> str:
+    if error_uj is None:
+        return f"{common.energy(value_uj)} (error unknown: fewer than three windows)"
+    return f"{common.energy(value_uj)} +-{common.energy(error_uj)}"

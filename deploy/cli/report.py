@@ -14,7 +14,8 @@ from deploy.cli import common
     help="""
     Write an HTML report of RUN (an id, its beginning, or `last`): one file, nothing loaded from anywhere.
 
-    The latest accuracy and verification of the same bundle on the same board go into it.
+    The latest accuracy, profile and verification of the same bundle on the same board go into it, and how it stands
+    among the other runs on that board.
     """
     + common.example("deploy report last -o report.html"),
 )
@@ -29,7 +30,7 @@ def command(boards_file: str | None, run: str, out: Path) -> None:
     store = common.store_of(common.registry(boards_file))
     chosen = store.get(run)
     companions = report.companions(store, chosen)
-    html = report.render(chosen, summary(chosen), [(c, summary(c)) for c in companions])
+    html = report.render(chosen, summary(chosen), [(c, summary(c)) for c in companions], store)
     try:
         out.write_text(html, encoding="utf-8")
     except OSError as error:

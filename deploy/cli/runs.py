@@ -64,7 +64,7 @@ def summary(stored: Any) -> list[tuple[str, str]]:
     """What a person wants to know of a run, in the order in which they want to know it."""
     from types import SimpleNamespace
 
-    from deploy.cli.measure import energy_lines
+    from deploy.cli.measure import energy_lines, tail
     from deploy.results.stats import summarize
 
     record, d = stored.record, common.duration
@@ -80,9 +80,13 @@ def summary(stored: Any) -> list[tuple[str, str]]:
         latency = summarize(restarts)
         interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns and latency.high_ns else ""
         rows.append(("latency", f"median {d(latency.median_ns)}{interval}, n = {latency.n:,}"))
+        rows.append(("", f"min {d(latency.min_ns)}  {tail(latency)}  max {d(latency.max_ns)}"))
     if "energy" in record:
         entries = [SimpleNamespace(**entry) for entry in record["energy"]]
         rows += [("energy", line) for line in energy_lines(entries, record["unmetered"])]
+    if record.get("profile"):
+        found = record["profile"]
+        rows.append(("profile", f"{len(found['ops'])} operators or groups; the sum differs by {found['gap']:+.2%}"))
     if "accuracy" in record:
         a = record["accuracy"]
         rows.append(("accuracy", f"{a['correct'] / a['samples']:.2%} ({a['correct']} of {a['samples']})"))
@@ -92,6 +96,12 @@ def summary(stored: Any) -> list[tuple[str, str]]:
         rows.append(("runtime", record["runtime"]))
     if record.get("verdict"):
         rows.append(("verdict", ", ".join(record["verdict"])))
+    others = (record.get("state_after") or {}).get("others")
+    if others:
+        names = ", ".join(f"{process['name']} {process['cpus']:.2f}" for process in others["processes"])
+        rows.append(
+            ("others", f"{others['busy_cpus']:.2f} CPUs busy with other processes" + (f": {names}" * bool(names)))
+        )
     rows.append(("arrays", ", ".join(f"{k} ({v['length']:,})" for k, v in record["arrays"].items()) or "none"))
     return rows
 
@@ -99,38 +109,18 @@ def summary(stored: Any) -> list[tuple[str, str]]:
 @command.command(
     "export",
     help="""
-    Write a run with all its raw samples to a file: .json (everything), .npz (arrays) or .csv (one array).
+    Write a run with all its raw samples to a file: .json or .npz (everything), .csv or .parquet (one table, or array).
+
+    Tables are `invocations`, `samples` of the meters, and `slices` of a profile.
     """
-    + common.example(
-        "deploy runs export last -o run.json", "deploy runs export last -o latency.csv --array latency_ns.1"
-    ),
+    + common.example("deploy runs export last -o run.json", "deploy runs export last -o power.csv --table samples"),
 )
 @click.argument("run", default="last")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
-@click.option("--array", default="latency_ns.1", show_default=True, help="For .csv.")
+@click.option("--table", "--array", "table", metavar="NAME", help="For .csv and .parquet [the run's first table].")
 @click.pass_obj
-def export(boards_file: str | None, run: str, out: Path, array: str) -> None:
-    import json
+def export(boards_file: str | None, run: str, out: Path, table: str | None) -> None:
+    from deploy.results import export as exporting
 
-    import numpy as np
-
-    from deploy.errors import StoreError, UsageError, nearest
-
-    stored = common.store_of(common.registry(boards_file)).get(run)
-    names = list(stored.record["arrays"])
-    try:
-        if out.suffix == ".json":
-            arrays = {name: stored.array(name).tolist() for name in names}
-            out.write_text(json.dumps({**stored.record, "arrays": arrays}) + "\n")
-        elif out.suffix == ".npz":
-            with out.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **{name: stored.array(name) for name in names})
-        elif out.suffix == ".csv":
-            if array not in names:
-                raise UsageError(f"run {stored.id} has no array {array!r}{nearest(array, names)}")
-            np.savetxt(out, stored.array(array), fmt="%.17g", header=array, comments="")
-        else:
-            raise UsageError(f"{out}: export writes .json, .npz or .csv")
-    except OSError as error:
-        raise StoreError(f"{out}: {error.strerror}") from None
+    exporting.export(common.store_of(common.registry(boards_file)).get(run), out, table)
     common.show(f"{out}: {common.size(out.stat().st_size)}")

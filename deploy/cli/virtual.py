@@ -75,7 +75,7 @@ def command() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Of 127.0.0.1 for SSH [any that is free].")
 @click.option(
     "--line", metavar="KEY=VALUE,...",
-    help="Serial lines: baud=115200 paces them, latency=0.001 (s), errors=1e-4 (of a byte), seed=1 [as fast as it goes].",
+    help="Serial lines: baud=115200, latency=0.001 (s), errors=1e-4 (of a byte), seed=1 [fast, without errors].",
 )  # fmt: skip
 @common.json_option
 @click.pass_obj

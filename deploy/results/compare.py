@@ -123,7 +123,7 @@ def _welch(a: NDArray[Any], b: NDArray[Any]) -> float:
     if u + v == 0:
         return 0.0
     freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
-    return t_975(max(1, int(freedom))) * float(u + v) ** 0.5
+    return float(t_975(max(1, int(freedom))) * (u + v) ** 0.5)
 
 
 def are_paired(first: Run, second: Run) -> bool:

@@ -391,8 +391,14 @@ def _level(samples: RailSamples, span: Window) -> tuple[float, float] | None:
 
 
 def _steps(samples: RailSamples, window: Window) -> int:
+    """
+    How often the value was rounded anew: each time it turned round.  One that only rises, as an IIR does for seconds,
+    and one that stands still are rounded the same way all the time.
+    """
     first, last = np.searchsorted(samples.t_ns, [window.start_ns, window.end_ns + 1])
-    return int(np.count_nonzero(np.diff(samples.values[first:last]))) + 1
+    moves = np.diff(samples.values[first:last])
+    moves = moves[moves != 0]
+    return int(np.count_nonzero(moves[1:] * moves[:-1] < 0)) + 1
 
 
 # Readings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import StoreError
+from deploy.results.scatter import Point, pareto, points
 from deploy.results.store import Run, Store
+from deploy.results.verdicts import CODES
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_POINTS = 4000  # more would make the file large and the picture no better
-CLIP = 99.5  # percentile at which the histogram's axis ends
+CLIP = 99.5  # percentile at which the histogram's axis ends, or at four medians
 
 Rows = Sequence[tuple[str, str]]
 
@@ -35,13 +38,14 @@ def companions(store: Store, run: Run) -> list[Run]:
     return list(found.values())
 
 
-def render(run: Run, summary: Rows, others: Sequence[tuple[Run, Rows]]) -> str:
+def render(run: Run, summary: Rows, others: Sequence[tuple[Run, Rows]], store: Store | None = None) -> str:
     """
     The page.
 
     Args:
         summary: what stands at the top, as key and text.
         others: further runs to mention, with their summaries.
+        store: whose runs on the same board are shown beside this one; None shows none.
 
     Raises:
         StoreError: jinja2 or matplotlib are not installed, or an array is damaged.
@@ -62,12 +66,88 @@ def render(run: Run, summary: Rows, others: Sequence[tuple[Run, Rows]]) -> str:
         run=run.record,
         summary=summary,
         others=[{"kind": other.record["kind"], "id": other.id, "summary": rows} for other, rows in others],
-        plots=_plots(run),
+        plots=_plots(run, [other for other, _ in others]) + _beside(run, store),
+        verdict=_verdict(run),
+        facts=_facts(run),
         record=json.dumps(record, indent=1),
     )
 
 
-def _plots(run: Run) -> list[dict[str, str]]:
+def _verdict(run: Run) -> list[dict[str, str]]:
+    """Every code that is not ok, explained; codes of other versions of deploy stand alone."""
+    codes = run.record.get("verdict") or ()
+    codes = [codes] if isinstance(codes, str) else codes
+    known = [CODES.get(code) for code in codes]
+    return [vars(entry) for entry in known if entry is not None and entry.code != "ok"]
+
+
+def _facts(run: Run) -> list[tuple[str, str, str]]:
+    """What is known of the board: what it is, and its state before and after."""
+    before, after = (run.record.get(f"state_{when}") or {} for when in ("before", "after"))
+    rows = [(key, _shown(value), "") for key, value in run.record["board"].get("identity", {}).items()]
+    return rows + [(key, _shown(before.get(key)), _shown(after.get(key))) for key in dict.fromkeys([*before, *after])]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    return ", ".join(map(_shown, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+
+def _beside(run: Run, store: Store | None) -> list[dict[str, str]]:
+    """This run among the others on its board; nothing when it would be alone."""
+    found = points(store, run.record["board"]["name"]) if store else []
+    return [{"title": "Among the runs on this board", "svg": _scatter(found, run)}] if len(found) > 1 else []
+
+
+def _scatter(found: list[Point], run: Run) -> str:
+    figure, axes = _figure(height=3.6)
+    scale, unit = _unit(np.array([point.latency_ns for point in found]))
+    rated = [point for point in found if point.accuracy is not None]
+    x = [point.latency_ns / scale for point in found]
+    y = [math.nan if point.accuracy is None else point.accuracy * 100 for point in found]
+    if rated:
+        front = pareto(rated)
+        axes.plot([p.latency_ns / scale for p in front], [100 * (p.accuracy or 0) for p in front], "--", color="grey",
+                  linewidth=1, label="Pareto front")  # fmt: skip
+    else:  # nothing is known of accuracy: latency alone, in the order of the runs
+        y = list(range(len(found)))
+        axes.set_yticks([])
+    energies = [point.energy_uj for point in found]
+    if any(energy is not None for energy in energies):
+        colours = [math.nan if energy is None else energy / 1000 for energy in energies]
+        drawn = axes.scatter(x, y, c=colours, cmap="viridis", zorder=3, plotnonfinite=True)
+        axes.figure.colorbar(drawn, label="net energy [mJ]")
+    else:
+        axes.scatter(x, y, zorder=3)
+    for point, at, height in zip(found, x, y, strict=True):
+        weight = "bold" if point.run == run.id else "normal"
+        if not math.isnan(height):
+            axes.annotate(
+                point.name, (at, height), textcoords="offset points", xytext=(5, 4), weight=weight, fontsize=8
+            )
+    axes.set_xlabel(f"median latency [{unit}]" + ("" if rated else "; accuracy is not known of any"))
+    axes.set_ylabel("accuracy [%]" if rated else "")
+    if rated:
+        axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _operators(profile: dict[str, Any]) -> str:
+    ops = profile["ops"]
+    times = np.array([op["time_ns"] for op in ops])
+    scale, unit = _unit(np.abs(times[times != 0]) if times.any() else np.ones(1))
+    figure, axes = _figure(height=0.8 + 0.19 * len(ops))
+    errors = np.array([0.0 if op["low_ns"] is None else op["time_ns"] - op["low_ns"] for op in ops]) / scale
+    labels = [f"{op['first']} " + ", ".join(op["names"]) for op in ops]
+    axes.barh(range(len(ops)), times / scale, xerr=errors, error_kw={"linewidth": 0.8}, color="#4878a8")
+    axes.set_yticks(range(len(ops)), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"time [{unit}], with 95 % intervals; the sum differs from the model by {profile['gap']:+.1%}")
+    return _svg(figure)
+
+
+def _plots(run: Run, others: Sequence[Run]) -> list[dict[str, str]]:
     plots = []
     restarts = run.restarts("latency_ns")
     if restarts:
@@ -76,6 +156,9 @@ def _plots(run: Run) -> list[dict[str, str]]:
     samples = run.array("sample_t_ns")
     if len(samples):
         plots.append({"title": "Power", "svg": _power(run)})
+    profiles = [each.record["profile"] for each in (run, *others) if each.record.get("profile")]
+    if profiles:
+        plots.append({"title": "Operators", "svg": _operators(profiles[0])})
     return plots
 
 
@@ -106,7 +189,7 @@ def _over_time(restarts: list[NDArray[Any]]) -> str:
 def _histogram(latency: NDArray[Any]) -> str:
     scale, unit = _unit(latency)
     figure, axes = _figure()
-    end = float(np.percentile(latency, CLIP))
+    end = min(float(np.percentile(latency, CLIP)), 4 * float(np.median(latency)))
     axes.hist(latency[latency <= end] / scale, bins=80)
     axes.axvline(float(np.median(latency)) / scale, color="black", linewidth=1, label="median")
     beyond = int((latency > end).sum())
@@ -133,16 +216,19 @@ def _power(run: Run) -> str:
         axes.plot(seconds, watts, linewidth=0.8, label=f"{described['name']} ({described['chip']})")
     for window in run.record.get("windows", ()):
         axes.axvspan((window["start_ns"] - begin) / 1e9, (window["end_ns"] - begin) / 1e9, alpha=0.15)
-    axes.set_xlabel("time [s]; shaded: invocations")
+    for window in run.record.get("idle_windows", ()):
+        start, end = ((window[key] - begin) / 1e9 for key in ("start_ns", "end_ns"))
+        axes.axvspan(start, end, alpha=0.12, facecolor="grey", hatch="//")
+    axes.set_xlabel("time [s]; shaded: invocations, hatched: idle")
     axes.set_ylabel("power [W]")
     axes.legend(frameon=False)
     return _svg(figure)
 
 
-def _figure() -> Any:
+def _figure(height: float = 2.8) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = Figure(figsize=(8, height), layout="constrained")
     return figure, figure.subplots()
 
 

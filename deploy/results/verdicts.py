@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.results.stats import LatencySummary
+from deploy.results.windows import MeterEffect
 
 OK = "ok"
 FEW_SAMPLES = 30
@@ -139,8 +140,91 @@ CODES: dict[str, Code] = {
             "A meter stopped answering during the run.  The latencies are not touched by it.",
             "`deploy boards check` tells which meters answer.",
         ),
+        Code(
+            "meter-disturbs",
+            "Invocations were slower by more than 2 % while the meters were read.  The latencies were taken without.",
+            "`sample_rate_hz` of the rail in boards.yaml lower; or a meter that hangs on the host.",
+        ),
+        Code(
+            "modelled",
+            "The energy was not measured: it is what a model says, with the error that stands beside it.",
+            "A meter: `host_meters` of the board in boards.yaml, or one on the board.",
+        ),
+        Code(
+            "few-windows",
+            "Fewer than five windows of energy are sound.",
+            "`deploy runs show` says why the others are not; `--windows 7` takes more.",
+        ),
+        Code(
+            "short-windows",
+            "A window of energy is shorter than 10 s.",
+            "`--window SECONDS` makes it longer; it ends early only where 5,000,000 latencies are kept.",
+        ),
+        Code(
+            "idle-drifts",
+            "The idle power before a window and after it differ by more than 3 %; what lies between is interpolated.",
+            "Let the board warm up, or rest: `--idle SECONDS`.",
+        ),
+        Code(
+            "aliased",
+            "The sensor looks at points in time, at a period that goes into that of an invocation: it meets the same "
+            "phases of it again and again.",
+            "More averaging in the sensor (`samples` of an ina3221), or another meter.",
+        ),
+        Code(
+            "meter-gaps",
+            "A rail gave nothing in more than one reading of a thousand.",
+            "`deploy boards check` reads it; a bus that is too long or too fast loses bytes.",
+        ),
+        Code(
+            "window-count",
+            "Of a window, more or fewer latencies arrived than invocations were made.",
+            "The board's disk was full: `deploy boards clean` makes room.",
+        ),
+        Code(
+            "window-throttled",
+            "The board throttled during this window of energy.",
+            "Cool the board, or use a stronger supply.",
+        ),
+        Code(
+            "window-clocks",
+            "Governor or highest frequency changed during this window of energy.",
+            "Fix the clocks, and measure again.",
+        ),
+        Code(
+            "window-warming",
+            "The board's temperature changed by more than 2 degrees during this window of energy.",
+            "Let it come to its working temperature first; `--windows 7` leaves enough others.",
+        ),
+        Code(
+            "window-gap",
+            "The meter gave no sample for more than five of its periods within this window of energy.",
+            "Something kept the board's CPUs: see `noisy-neighbour`.",
+        ),
+        Code(
+            "window-few-samples",
+            "The meter gave fewer than ten samples in this window of energy.",
+            "`--window SECONDS` longer, or `sample_rate_hz` of the rail in boards.yaml higher.",
+        ),
+        Code(
+            "window-uncovered",
+            "The meter's samples begin after this window of energy, or end before it.",
+            "The meter failed, or was read too late; `deploy boards check` reads it.",
+        ),
+        Code(
+            "window-clock",
+            "The clocks of host and board could not be told apart well enough for this meter.",
+            "A quicker line to the board, or a meter that the board itself reads.",
+        ),
     )
 }
+
+
+def with_meters(verdict: tuple[str, ...], effect: MeterEffect | None) -> tuple[str, ...]:
+    """The verdict, and what the meters did to the latencies."""
+    if effect is None or not effect.disturbs:
+        return verdict
+    return (*(code for code in verdict if code != OK), "meter-disturbs")
 
 
 @dataclass(frozen=True)

@@ -165,10 +165,10 @@ def starting(
         described = _describe(kind, image, extras, name, options, snapshot)
         (place.folder / "initrd").write_bytes(image.initrd.read_bytes() + machine.seed(kind, image, name, extras))
         cores, memory_mib = described["cores"], described["memory_mib"]
-        tree = machine.device_tree(kind, cores, memory_mib, described["serial_number"], extras)
+        tree = machine.device_tree(kind, image, cores, memory_mib, described["serial_number"], extras)
         (place.folder / "tree.dtb").write_bytes(tree)
         if snapshot is None:
-            machine.make_disk(place.folder / "data.qcow2")
+            machine.make_disk(kind, image, place.folder / "data.qcow2")
         else:
             warm.copy(snapshot, place.folder / "data.qcow2")
         place.known_hosts.write_text(f"[127.0.0.1]:{described['port']} {machine.host_key()}\n")
@@ -202,12 +202,11 @@ def _describe(
 ) -> dict[str, Any]:
     cores, memory_mib = options.cores or kind.cores, options.memory_mib or kind.memory_mib
     port = options.port or free_port()
-    emulator = machine.qemu(kind.arch)
     line = {"baud": 0, "latency_s": 0, "errors": 0, "seed": 0, **options.line}
     place = Place(name)
     common = {
         "kind": kind.board_kind,
-        "virtual": f"qemu {emulator.version} {kind.cpu}",
+        "virtual": machine.emulator(kind),
         "cpu": {"arch": {"arm64": "aarch64", "armhf": "armv7l"}[kind.arch], "cores": cores},
         "tags": ["virtual"],
     }
@@ -248,7 +247,6 @@ def _describe(
         "snapshot": "clean" if snapshot else None,
         "save": snapshot is None,
         "line": line,
-        "uart_line": {},
         "entries": entries,
         "up": False,
     }
@@ -372,7 +370,8 @@ def ask(name: str, what: str, value: str | None = None, timeout_s: float = START
     if not answer["ok"]:
         dead = str(answer["state"]).startswith("dead")
         words = "".join(f"\n  console: {line}" for line in place.last_words()) if dead else ""
-        hint = f"`deploy virtual reset {place.name}` brings it back as it first was" if answer["state"] != "running" else None
+        back = f"`deploy virtual reset {place.name}` brings it back as it first was"
+        hint = None if answer["state"] == "running" else back
         raise VirtualError(f"board {place.name!r}: {answer['error']}{words}", hint, board=name)
     return answer
 

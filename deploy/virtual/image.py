@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,17 +24,18 @@ from typing import Any
 from deploy.errors import VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import initramfs, packages
+from deploy.virtual import kernel as kernels
 from deploy.virtual.extras import File
 
 RECIPE = 1  # part of the image's name; raise it when this file changes what is made
 BOARD = Path(__file__).with_name("board")  # what runs in the guest
 
 PACKAGES = [
-    "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "findutils", "grep", "gzip",
-    "diffutils", "hostname", "libstdc++6", "login", "openssh-client", "openssh-server", "passwd", "procps", "python3", "sed",
-    "tar", "util-linux",
+    "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "diffutils", "findutils", "grep",
+    "gzip", "hostname", "libstdc++6", "login", "mount", "openssh-client", "openssh-server", "passwd", "procps",
+    "python3", "sed", "tar", "util-linux",
 ]  # fmt: skip
-KERNELS = {"arm64": "linux-image-arm64"}
+KERNELS = {"arm64": "linux-image-arm64"}  # of Debian's own; for others, kernel.py builds one
 MORE = {"armhf": ["python3-numpy"]}  # nobody publishes wheels of it; PYNQ's own image has it, too
 
 # Needed by what the packages do when they are installed, which nobody does here.
@@ -44,7 +44,17 @@ LEFT_OUT = (
     r"|ucf|sensible-utils|runit-helper|init-system-helpers|adduser|dpkg|libgdbm.*|libdb5.3|mawk|media-types"
     r"|linux-image-arm64|e2fsprogs|logsave"
 )
-BOOT_MODULES = ["virtio_pci", "virtio_blk", "squashfs", "overlay", "ext4", "virtio_net", "virtio_console", "virtio_rng"]
+BOOT_MODULES = [
+    "virtio_pci",
+    "virtio_blk",
+    "squashfs",
+    "overlay",
+    "crc32c_generic",
+    "ext4",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+]
 MORE_MODULES = ["i2c-dev", "i2c-smbus", "i2c-mux", "regmap-i2c", "industrialio", "uio", "uio_pdrv_genirq", "loop"]
 
 Note = Callable[[str], None]
@@ -76,6 +86,12 @@ class Image:
     @property
     def root(self) -> Path:
         return self.folder / "root.squashfs"
+
+    @property
+    def tree(self) -> Path | None:
+        """The device tree, where QEMU has none of its own for the machine."""
+        path = self.folder / "tree.dtb"
+        return path if path.is_file() else None
 
     def modules(self) -> dict[str, Path]:
         """The kernel's modules that lie in the root file system: path below /lib/modules/<release> -> copy here."""
@@ -156,16 +172,27 @@ def _make(arch: str, made: Path, scratch: Path, note: Note) -> None:
     kernel = [KERNELS[arch]] if arch in KERNELS else []
     fetched = packages.fetch(arch, [*PACKAGES, *MORE.get(arch, []), *kernel], LEFT_OUT)
     note("unpacking them")
-    root, kernel_root = scratch / "root", scratch / "kernel"
+    root = scratch / "root"
     root.mkdir()
-    kernel_root.mkdir()
     packages.unpack([package for package in fetched if not package.name.startswith("linux-image-")], root)
-    packages.unpack([package for package in fetched if package.name.startswith("linux-image-")], kernel_root)
-    (modules_root,) = (kernel_root / "lib" / "modules").iterdir()
-    release = modules_root.name
-    shutil.copyfile(kernel_root / "boot" / f"vmlinuz-{release}", made / "kernel")
-    there = {initramfs.module_name(path): path for path in modules_root.rglob("*.ko")}
-    chosen = initramfs.closure([*BOOT_MODULES, *MORE_MODULES], there)
+    files = ["kernel", "initrd", "root.squashfs"]
+    if arch in KERNELS:
+        kernel_root = scratch / "kernel"
+        kernel_root.mkdir()
+        packages.unpack([package for package in fetched if package.name.startswith("linux-image-")], kernel_root)
+        (modules_root,) = (kernel_root / "lib" / "modules").iterdir()
+        release = modules_root.name
+        shutil.copyfile(kernel_root / "boot" / f"vmlinuz-{release}", made / "kernel")
+        there = {initramfs.module_name(path): path for path in modules_root.rglob("*.ko")}
+        chosen = initramfs.closure([*BOOT_MODULES, *MORE_MODULES], there)
+    else:
+        own = kernels.ensure(note)
+        modules_root, release = own.folder / "modules", own.release
+        for name in ("kernel", "tree.dtb"):
+            shutil.copyfile(own.folder / name, made / name)
+        files.append("tree.dtb")
+        there = {initramfs.module_name(path): path for path in modules_root.rglob("*.ko")}
+        chosen = initramfs.closure(there, there)
     for path in chosen:
         copy = made / "modules" / path.relative_to(modules_root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +203,7 @@ def _make(arch: str, made: Path, scratch: Path, note: Note) -> None:
     _squash(root, made / "root.squashfs")
     described: dict[str, Any] = {
         "kernel_release": release,
-        "files": {name: digest(made / name) for name in ("kernel", "initrd", "root.squashfs")},
+        "files": {name: digest(made / name) for name in files},
         "packages": {package.name: package.version for package in fetched},
     }
     (made / "image.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -242,7 +269,17 @@ def _compile(root: Path) -> None:
 
 def _squash(root: Path, out: Path) -> None:
     (root / "usr/bin/su").chmod(0o4755)
-    command = ["mksquashfs", root, out, "-comp", "lz4", "-all-root", "-noappend", "-no-xattrs", "-no-progress"]
-    done = subprocess.run([*map(os.fspath, command)], capture_output=True, text=True, check=False)
+    command = [
+        "mksquashfs",
+        str(root),
+        str(out),
+        "-comp",
+        "lz4",
+        "-all-root",
+        "-noappend",
+        "-no-xattrs",
+        "-no-progress",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VirtualError(f"mksquashfs fails: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")

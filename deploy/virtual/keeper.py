@@ -122,9 +122,9 @@ class Keeper:
 
     def start_lines(self) -> None:
         for name in ("console", "uart"):
-            host, board = self._pairs[name] = socket.socketpair()
-            options = self.board["line"] if name == "console" else {**self.board["line"], **self.board["uart_line"]}
-            words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+            self._pairs[name] = socket.socketpair()
+            host = self._pairs[name][0]
+            words = [f"--{key.replace('_', '-')}={value}" for key, value in self.board["line"].items()]
             script = str(Path(__file__).with_name("line.py"))
             line = self._lines[name] = subprocess.Popen(
                 [sys.executable, "-S", "-E", script, *words, "--board-fd", str(host.fileno())],
@@ -178,7 +178,7 @@ class Keeper:
         name, number = self.board["name"], self.board["serial_number"]
         node = "/sys/firmware/devicetree/base/serial-number"
         self._guest.run(
-            f"date -s @{time.time():.3f} >/dev/null; busybox hostname {name}; echo {name} >/etc/hostname; "
+            f"/bin/date -s @{time.time():.3f} >/dev/null; busybox hostname {name}; echo {name} >/etc/hostname; "
             f"echo 127.0.0.1 localhost {name} >/etc/hosts; "
             f"grep -q {number} {node} || {{ printf '%s\\0' {number} >/run/serial-number && "
             f"mount --bind /run/serial-number {node}; }}",
@@ -272,7 +272,7 @@ class Keeper:
                 f"dd if=/dev/zero of={FULL}2 bs=4k 2>/dev/null; sync; df -k /home | tail -n 1"
             ),
             "disk-free": lambda _: self._run(f"rm -f {FULL} {FULL}2; sync"),
-            "clock": lambda value: self._run(f"date -s @{_seconds(value):.3f}"),
+            "clock": lambda value: self._run(f"/bin/date -s @{_seconds(value):.3f}"),
             "net-cut": lambda _: self._link(False),
             "net-restore": lambda _: self._link(True),
             "noise": lambda value: self._tell_lines(f"errors {float(value if value is not None else 1e-3)}"),

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shlex
+import struct
 import subprocess
 import tempfile
 import time
@@ -19,9 +20,11 @@ from deploy.virtual.extras import Extras, File
 from deploy.virtual.image import Image, held
 from deploy.virtual.kinds import Kind
 
-RECIPE = 1  # part of a warm snapshot's name; raise it when the machine changes
+RECIPE = 3  # part of a warm snapshot's name; raise it when the machine changes
 OLDEST_QEMU = (7, 0)
-DISK_MIB = 2048  # of /home; a sparse file
+DISK_MIB = 2048  # mostly /home; a sparse file, and a power of two, as cards are
+ROOT_MIB = 256  # of a card
+ZYNQ_WINDOW = 0x4000_0000  # where Zynq has the first port to its programmable logic
 CONTROL_ADDRESS = ("10.0.2.100", 4242)  # in the guest's network, where a machine has no control port
 _PROGRAMS = {"arm64": "qemu-system-aarch64", "armhf": "qemu-system-arm"}
 
@@ -90,24 +93,29 @@ def _make_key(path: Path) -> None:
     path.with_suffix(".pub").write_bytes(public + f" deploy virtual {path.name}\n".encode())
 
 
-def device_tree(kind: Kind, cores: int, memory_mib: int, serial_number: str, extras: Extras) -> bytes:
+def device_tree(kind: Kind, image: Image, cores: int, memory_mib: int, serial_number: str, extras: Extras) -> bytes:
     """
-    The tree that the board boots with: QEMU's own for this machine, with the identity of the real board.
+    The tree that the board boots with: the image's, or QEMU's own for this machine, with the real board's identity.
 
     Raises:
         VirtualError: QEMU does not give one.
     """
+    blob = image.tree.read_bytes() if image.tree else _own_tree(kind, cores, memory_mib)
+    root, reserved = fdt.parse(blob)
+    identify(root, kind, serial_number)
+    if extras.edit_tree:
+        extras.edit_tree(root)
+    return fdt.build(root, reserved)
+
+
+def _own_tree(kind: Kind, cores: int, memory_mib: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tree.dtb"
         words = [qemu(kind.arch).program, "-M", f"{kind.machine},dumpdtb={path}", *_cpu(kind, cores, memory_mib)]
         done = subprocess.run([*words, "-nodefaults", "-display", "none"], capture_output=True, text=True, check=False)
         if not path.is_file():
             raise VirtualError(f"QEMU gives no device tree for {kind.cpu}: {done.stderr.strip()[-200:]}")
-        root, reserved = fdt.parse(path.read_bytes())
-    identify(root, kind, serial_number)
-    if extras.edit_tree:
-        extras.edit_tree(root)
-    return fdt.build(root, reserved)
+        return path.read_bytes()
 
 
 def identify(root: fdt.Node, kind: Kind, serial_number: str) -> None:
@@ -115,6 +123,12 @@ def identify(root: fdt.Node, kind: Kind, serial_number: str) -> None:
     root.set_text("model", kind.model)
     root.set_text("compatible", *kind.compatible)
     root.set_text("serial-number", serial_number)
+    root.set_text("deploy,emulator", emulator(kind))  # the agent's facts, and so every record, say it
+
+
+def emulator(kind: Kind) -> str:
+    """As boards and records say it: ``qemu 7.2 cortex-a72``."""
+    return f"qemu {qemu(kind.arch).version} {kind.cpu}"
 
 
 def _cpu(kind: Kind, cores: int, memory_mib: int) -> list[str]:
@@ -127,20 +141,35 @@ def command(kind: Kind, image: Image, cores: int, memory_mib: int, port: int) ->
 
     ``{qmp}``, ``{console}``, ``{uart}`` and ``{control}`` stand for descriptors of connected sockets.
     """
-    words = [qemu(kind.arch).program, "-M", kind.machine, *_cpu(kind, cores, memory_mib)]
+    words = [qemu(kind.arch).program]
     # Without a limit the translated code takes a quarter of the host's memory.
     words += ["-accel", "tcg,thread=multi,tb-size=32", "-nodefaults", "-display", "none", "-no-reboot"]
     words += ["-kernel", str(image.kernel), "-initrd", "initrd", "-dtb", "tree.dtb"]
     words += ["-chardev", "socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
-    words += ["-chardev", "socket,id=console,fd={console},logfile=console.log,logappend=on", "-serial", "chardev:console"]
+    words += [
+        "-chardev",
+        "socket,id=console,fd={console},logfile=console.log,logappend=on",
+        "-serial",
+        "chardev:console",
+    ]
     words += ["-chardev", "socket,id=uart,fd={uart}", "-chardev", "socket,id=control,fd={control}"]
     network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
-    words += ["-append", f"console={consoles(kind)[0]} loglevel=4 panic=1 board"]
+    append = f"console={consoles(kind)[0]} loglevel=4 panic=1"
+    disk = "file=data.qcow2,format=qcow2,discard=unmap"
+    if kind.machine == "xilinx-zynq-a9":
+        # Memory is a file that other programs may map: from ZYNQ_WINDOW on it is the programmable logic's registers.
+        words += ["-M", "xilinx-zynq-a9,memory-backend=ram", "-smp", str(cores), "-m", "2G"]
+        words += ["-object", "memory-backend-file,id=ram,size=2G,mem-path=memory,share=on"]
+        words += ["-qtest", "unix:qtest,server=on,wait=off", "-qtest-log", "none"]
+        words += ["-append", f"{append} mem={memory_mib}M maxcpus={cores}"]
+        words += ["-serial", "chardev:uart", "-drive", f"if=sd,{disk}"]
+        forward = "-".join([":".join(["tcp", *map(str, CONTROL_ADDRESS)]), "chardev:control"])
+        return [*words, "-nic", f"{network},guestfwd={forward},model=cadence_gem"]
+    words += ["-M", kind.machine, *_cpu(kind, cores, memory_mib), "-append", append]
     words += ["-drive", f"if=none,id=root,file={_escaped(image.root)},format=raw,readonly=on"]
     words += ["-device", "virtio-blk-pci,drive=root,romfile="]
-    words += ["-drive", "if=none,id=data,file=data.qcow2,format=qcow2,discard=unmap"]
-    words += ["-device", "virtio-blk-pci,drive=data,romfile="]
-    words += ["-netdev", network, "-device", "virtio-net-pci,netdev=net,id=nic,romfile="]
+    words += ["-drive", f"if=none,id=data,{disk}", "-device", "virtio-blk-pci,drive=data,romfile="]
+    words += ["-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile="]
     words += ["-device", "virtio-rng-pci", "-device", "pci-serial,chardev=uart"]
     words += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=control,name=deploy.control"]
     return words
@@ -148,7 +177,7 @@ def command(kind: Kind, image: Image, cores: int, memory_mib: int, port: int) ->
 
 def consoles(kind: Kind) -> tuple[str, str]:
     """What Linux calls the console, and the second UART."""
-    return "ttyAMA0", "ttyS0"
+    return ("ttyPS0", "ttyPS1") if kind.machine == "xilinx-zynq-a9" else ("ttyAMA0", "ttyS0")
 
 
 def seed(kind: Kind, image: Image, name: str, extras: Extras, password: str = "") -> bytes:
@@ -159,15 +188,16 @@ def seed(kind: Kind, image: Image, name: str, extras: Extras, password: str = ""
         password: of the console, as in /etc/shadow; empty: none is asked for.
     """
     console, uart = consoles(kind)
+    card = kind.machine == "xilinx-zynq-a9"
     settings = {
         "NAME": name,
         "LOGIN": kind.user,
         "PASSWORD": password,
-        "ROOT": "/dev/vda",
-        "DATA": "/dev/vdb",
+        "ROOT": "/dev/mmcblk0p1" if card else "/dev/vda",
+        "DATA": "/dev/mmcblk0p2" if card else "/dev/vdb",
         "CONSOLE": console,
         "UART": uart,
-        "CONTROL": "",
+        "CONTROL": " ".join(map(str, CONTROL_ADDRESS)) if card else "",
         "CLOCK": str(int(time.time())),
     }
     here = keys()
@@ -187,21 +217,37 @@ def seed(kind: Kind, image: Image, name: str, extras: Extras, password: str = ""
     return initramfs.archive(files)
 
 
-def make_disk(path: Path) -> None:
+def make_disk(kind: Kind, image: Image, path: Path) -> None:
     """
-    An empty disk for /home.
+    The board's disk, qcow2: an empty file system for /home; on a Zynq, which has but a card, the root before it.
 
     Raises:
         ToolMissing, VirtualError
     """
     mke2fs, qemu_img = packages.need("mke2fs", "e2fsprogs"), packages.need("qemu-img", "qemu-utils")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        raw = Path(folder) / "home.ext4"
+        raw = Path(folder) / "disk"
         with raw.open("wb") as file:
             file.truncate(DISK_MIB << 20)
         # Nothing reserved for root: the board's user must be able to fill it.
-        _run([mke2fs, "-q", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(raw)])
+        make = [mke2fs, "-q", "-t", "ext4", "-m", "0", "-E"]
+        options = "lazy_itable_init=1,lazy_journal_init=1"
+        if kind.machine == "xilinx-zynq-a9":
+            with raw.open("r+b") as file:
+                file.write(_partition_table((1, ROOT_MIB), (1 + ROOT_MIB, DISK_MIB - 1 - ROOT_MIB)))
+                file.seek(1 << 20)
+                file.write(image.root.read_bytes())
+            home_mib = DISK_MIB - 1 - ROOT_MIB
+            _run([*make, f"{options},offset={(1 + ROOT_MIB) << 20}", str(raw), f"{home_mib}M"])
+        else:
+            _run([*make, options, str(raw)])
         _run([qemu_img, "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)])
+
+
+def _partition_table(*partitions: tuple[int, int]) -> bytes:
+    """An MBR with partitions of type 0x83, each from, and of so many, MiB."""
+    entries = [struct.pack("<8BII", 0, 0, 0, 0, 0x83, 0, 0, 0, at << 11, size << 11) for at, size in partitions]
+    return bytes(446) + b"".join(entries).ljust(64, b"\0") + b"\x55\xaa"
 
 
 def _run(words: list[str]) -> None:

@@ -80,7 +80,7 @@ def unpack(packages: list[Package], root: Path) -> None:
 
     def one(package: Package) -> str:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package.path], stdout=subprocess.PIPE) as source:
-            command = ["tar", "x", "-C", root, "--no-same-owner", "--keep-directory-symlink", *left_out]
+            command = ["tar", "x", "-C", str(root), "--no-same-owner", "--keep-directory-symlink", *left_out]
             done = subprocess.run(command, stdin=source.stdout, capture_output=True, text=True, check=False)
         if done.returncode or source.returncode:
             return f"{package.path.name} cannot be unpacked: {done.stderr.strip()}"

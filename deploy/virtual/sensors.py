@@ -180,12 +180,20 @@ def start_command(sensors: Sensors) -> str:
         addresses = ",".join(f"{chip.address:#x}" for chip in wired)
         steps += ["modprobe i2c-dev", f"modprobe i2c-stub chip_addr={addresses}{banks}"]
         steps += [f"{PROGRAM} once {rails}", *(f"modprobe {chip.driver}" for chip in wired)]
+        steps += [f"chmod 666 /dev/i2c-{sensors.bus}"]  # so that the board's user may play a trace
     if len(wired) < len(sensors.chips):
         # On a Raspberry Pi its users are in the group that may ask the firmware.
-        steps += ["modprobe vcio", "chgrp video /dev/vcio", ". /run/board/settings"]
+        steps += [
+            "modprobe vcio",
+            "chmod 666 /sys/module/vcio/parameters/*",
+            "chgrp video /dev/vcio",
+            ". /run/board/settings",
+        ]
         steps += ['sed -i "s/^video:.*:$/&$LOGIN/" /etc/group', f"{PROGRAM} once {rails}"]
+    # The labels are in the device tree alone; here they make it another start, and another warm snapshot.
+    labels = " ".join(rail.label for chip in sensors.chips for rail in chip.rails)
     background = f"setsid {PROGRAM} load {RATE_HZ} {rails} > /dev/null 2>&1 < /dev/null &"
-    return " && ".join(steps) + f" || exit 1\n{background}"
+    return " && ".join(steps) + f" || exit 1\n{background}\n# {labels}"
 
 
 def _banks(chip: Chip) -> str:

@@ -13,12 +13,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.errors import DeployError, VirtualError
+from deploy.errors import DeployError, TransportError, VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import machine
 from deploy.virtual.extras import Extras
 from deploy.virtual.image import Image, held
 from deploy.virtual.kinds import Kind
+
+ATTEMPTS = 3
 
 Note = Callable[[str], None]
 
@@ -84,8 +86,14 @@ def _make(
     options = Options(cores=cores, memory_mib=memory_mib)
     with starting(kind, image, extras, name, options, None) as board:
         entry = boards.Board.model_validate({"name": name, **board.entries[name]})
-        with connect(entry, board.place.known_hosts) as session:
-            runtime.ensure(session, note=note)
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with connect(entry, board.place.known_hosts) as session:
+                    runtime.ensure(session, note=note)
+                break
+            except TransportError:  # this machine may have much else to do; what has arrived stays
+                if not left:
+                    raise
         note("saving the warm snapshot")
         board.ask("save")
         board.ask("power-cut")

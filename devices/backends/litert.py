@@ -124,6 +124,29 @@ class Model:
             **versions(),
         }
 
+    def placement(self) -> list[str] | None:
+        """
+        Who runs each operator of the first subgraph: ``delegate`` or ``builtin``; None where the runtime does not say.
+
+        A delegate takes what lies between its inputs and its outputs.
+        """
+        try:
+            nodes = self._interpreter._get_ops_details()
+        except (AttributeError, RuntimeError):
+            return None
+        operators = [node for node in nodes if node["op_name"] != "DELEGATE"]
+        makes = {int(tensor): i for i, node in enumerate(operators) for tensor in node["outputs"]}
+        places = ["builtin"] * len(operators)
+        for delegate in (node for node in nodes if node["op_name"] == "DELEGATE"):
+            waiting = {int(tensor) for tensor in delegate["outputs"]}
+            given = {int(tensor) for tensor in delegate["inputs"]}
+            while waiting:
+                maker = makes.get(waiting.pop())
+                if maker is not None and places[maker] == "builtin":
+                    places[maker] = "delegate"
+                    waiting |= {int(tensor) for tensor in operators[maker]["inputs"]} - given
+        return places
+
     def set_inputs(self, given: list[tuple[TensorSpec, bytes]]) -> None:
         """
         Take one value for every input, in the model's order.

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -54,7 +56,8 @@ class Hwmon:
 
 def find(root: Path) -> tuple[list[Hwmon], list[Unreadable]]:
     """The chips that measure power; below `root`, which is ``/`` but for tests."""
-    meters = []
+    meters: list[Hwmon] = []
+    places: list[str] = []
     unreadable: list[Unreadable] = []
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*"), key=_by_number):
         name = text(folder / "name")
@@ -68,6 +71,13 @@ def find(root: Path) -> tuple[list[Hwmon], list[Unreadable]]:
             continue
         if rails:
             meters.append(Hwmon(rails))
+            places.append((folder / "device").resolve().name)
+    names = Counter(rail.name for meter in meters for rail in meter.rails)
+    for meter, place in zip(meters, places):
+        # Two chips of a kind call their rails the same: bus and address tell them apart.
+        meter.rails = [
+            replace(rail, name=f"{rail.name}@{place}") if names[rail.name] > 1 else rail for rail in meter.rails
+        ]
     return meters, unreadable
 
 

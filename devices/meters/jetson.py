@@ -17,13 +17,6 @@ def scope(name: str) -> tuple[str, bool, str | None]:
     """``scope``, ``total`` and ``adds`` of the rail with this label, see `devices.protocol.meter.Rail`."""
     if name in _TOTALS:
         return "module", True, None
-    known = {*_AGX_XAVIER, *_AGX_ORIN}
-    if plain(name) in known:
+    if name in _AGX_XAVIER | _AGX_ORIN:
         return "soc-rails", False, "module"
     return "rail", False, None
-
-
-def plain(name: str) -> str:
-    """L4T of JetPack 4 puts VDD_ before the labels of AGX Xavier."""
-    short = name[4:] if name.startswith("VDD_") else name
-    return short if short in _AGX_XAVIER else name

@@ -15,6 +15,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 

@@ -2,13 +2,13 @@
 Cuts a .tflite file after some of its operators, by changing a few numbers in it.
 
 The board does this itself, to time how long the first n operators take, and so does the host, to count their
-instructions.  Of the first subgraph the vector of operators is made shorter, and what is still needed at the cut becomes
-its output; signatures, which name outputs that are never made, go.  Weights are not touched or copied.
+instructions.  Of the first subgraph the vector of operators is made shorter, and what is still needed at the cut
+becomes its output; signatures, which name outputs that are never made, go.  Weights are not touched or copied.
 
 FlatBuffers, as far as needed here: a file begins with the offset of its root table.  A table begins with the distance
-back to its vtable, which holds the size of itself and of the table, and then, for each field of the schema, where in the
-table it lies (0: absent).  Fields that are vectors or tables hold the distance to them; a vector begins with its length.
-Field numbers are those of TensorFlow Lite's schema (version 3).
+back to its vtable, which holds the size of itself and of the table, and then, for each field of the schema, where in
+the table it lies (0: absent).  Fields that are vectors or tables hold the distance to them; a vector begins with its
+length.  Field numbers are those of TensorFlow Lite's schema (version 3).
 """
 
 from __future__ import annotations

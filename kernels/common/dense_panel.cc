@@ -30,7 +30,7 @@ size_t steps_of(const DenseOrder& order, const GroupWeights& group, const Segmen
 }
 
 size_t weights_at(const DenseOrder& order, const Segments& segments) {
-  return 64 + dense_align(3 * order.nr * sizeof(int32_t)) + dense_align(segments.count * sizeof(int32_t));
+  return dense_align((2 + segments.count) * sizeof(int32_t)) + dense_align(3 * order.nr * sizeof(int32_t));
 }
 
 }  // namespace
@@ -51,9 +51,8 @@ void dense_pack(const DenseOrder& order, const GroupWeights& group, size_t first
   int32_t* const words = reinterpret_cast<int32_t*>(panel);
   words[0] = static_cast<int32_t>(segments.count);
   words[1] = static_cast<int32_t>(steps);
-  int32_t* const bias = words + 16;
-  int32_t* const offset = words + 16 + dense_align(3 * order.nr * sizeof(int32_t)) / sizeof(int32_t);
-  for (size_t s = 0; s < segments.count; ++s) offset[s] = group.tap_offset[s * segments.taps];
+  int32_t* const bias = words + dense_align((2 + segments.count) * sizeof(int32_t)) / sizeof(int32_t);
+  for (size_t s = 0; s < segments.count; ++s) words[2 + s] = group.tap_offset[s * segments.taps];
 
   uint8_t* const weights = panel + weights_at(order, segments);
   const size_t planes = 8 / static_cast<size_t>(order.bits);

@@ -3,9 +3,8 @@
 /// Taps that lie side by side in the image (a kernel row without dilation) are read as one *segment*; all segments of a
 /// layer are equally long.  A segment is walked in steps of kr bytes, the last one rounded up with weights of zero.
 /// A panel of nr columns is, each part rounded up to 64 bytes:
-///   int32 segments, steps                       steps of each segment
-///   int32 bias[nr], multiplier[nr], shift[nr]   (three parts in one)
-///   int32 offset[segments]                      bytes from a row's point of reference to the segment
+///   int32 segments, steps, offset[segments]     steps of each segment; bytes from a row's point of reference to it
+///   int32 bias[nr], multiplier[nr], shift[nr]
 ///   weights                                     [segments][steps][...], see DenseOrder
 /// Bias holds the layer's bias, less what the input's zero point (and 128 where pixels are prepared as unsigned) adds to
 /// the sum.
@@ -33,11 +32,11 @@ static inline DensePanel dense_panel(const uint8_t* panel, size_t nr) {
   const int32_t* words = reinterpret_cast<const int32_t*>(panel);
   p.segments = static_cast<size_t>(words[0]);
   p.steps = static_cast<size_t>(words[1]);
-  p.bias = words + 16;
+  p.offset = words + 2;
+  p.bias = words + dense_align((2 + p.segments) * sizeof(int32_t)) / sizeof(int32_t);
   p.multiplier = p.bias + nr;
   p.shift = p.multiplier + nr;
-  p.offset = words + 16 + dense_align(3 * nr * sizeof(int32_t)) / sizeof(int32_t);
-  p.weights = reinterpret_cast<const uint8_t*>(p.offset) + dense_align(p.segments * sizeof(int32_t));
+  p.weights = reinterpret_cast<const uint8_t*>(p.bias) + dense_align(3 * nr * sizeof(int32_t));
   return p;
 }
 

@@ -187,6 +187,7 @@ void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32
   args.output_zero_point = run.output_zero_point;
   args.clamp_min = run.clamp_min;
   args.clamp_max = run.clamp_max;
+  args.single_rounding = run.single_rounding;
   args.out_stride = static_cast<size_t>(s.out_c);
   const size_t row_step = static_cast<size_t>(s.stride_h) * plan.image_w * plan.pixel_bytes;
   const size_t column_step = static_cast<size_t>(s.stride_w) * plan.pixel_bytes;

@@ -24,6 +24,7 @@ struct DirectRun {
   const int8_t* threshold;       ///< [in_c]; null but for binary layers.
   int32_t input_zero_point, output_zero_point;
   int32_t clamp_min, clamp_max;
+  bool single_rounding;
   const int8_t* input;
   int8_t* output;
 };

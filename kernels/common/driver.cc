@@ -147,7 +147,7 @@ DeployConv* deploy_conv_create(DeployFamily family, const DeployConvShape* shape
     return nullptr;
   }
   const Variant* chosen = variant ? variant_named(variant)
-                                  : select_variant(family, is_single_row(*shape), forced());
+                                  : select_variant(family, is_single_row(*shape), shape->out_c / shape->groups, forced());
   if (!chosen || chosen->family != family) {
     say(error, error_bytes, variant ? "no variant of this family is called '%s'" : "no variant for this family%s",
         variant ? variant : "");
@@ -159,7 +159,7 @@ DeployConv* deploy_conv_create(DeployFamily family, const DeployConvShape* shape
   }
   reason = refusal(*chosen, *shape, weights, *requantization, binarization);
   if (reason && !variant) {
-    const Variant* const reference = select_variant(family, false, "reference");
+    const Variant* const reference = select_variant(family, false, 1, "reference");
     if (reference && !refusal(*reference, *shape, weights, *requantization, binarization)) {
       chosen = reference;
       reason = nullptr;
@@ -191,6 +191,7 @@ DeployConv* deploy_conv_create(DeployFamily family, const DeployConvShape* shape
   conv->run.output_zero_point = requantization->output_zero_point;
   conv->run.clamp_min = requantization->clamp_min;
   conv->run.clamp_max = requantization->clamp_max;
+  conv->run.single_rounding = requantization->single_rounding != 0;
   return conv;
 }
 

@@ -51,19 +51,27 @@ const char* forced() {
   return force && *force ? force : nullptr;
 }
 
-const Variant* select_variant(DeployFamily family, bool single, const char* force) {
-  const Variant* fitting = nullptr;
+const Variant* select_variant(DeployFamily family, bool single, int32_t out_c, const char* force) {
+  const Variant* best = nullptr;
   const Variant* reference = nullptr;
+  uint64_t least = UINT64_MAX;
   for (size_t i = 0; i < variant_count(); ++i) {
     const Variant& variant = variant_at(i);
     if (variant.family != family || !variant_supported(variant)) continue;
     reference = &variant;  // the last of its table
     if (force && !named_by(variant, force)) continue;
-    // A variant for single rows has mr = 1, and would take a layer of many rows one by one.
-    if (single ? variant.gemv : variant.mr > 1) return &variant;
-    if (!fitting) fitting = &variant;
+    // A variant for single rows may have mr = 1, and would take a layer of many rows one by one.
+    const bool made_for_it = single ? variant.gemv : variant.mr > 1;
+    const uint64_t columns = (static_cast<uint64_t>(out_c) + variant.nr - 1) / variant.nr * variant.nr;
+    const uint64_t cost = columns + (made_for_it ? 0 : uint64_t{1} << 32);
+    if (strcmp(isa_of_variant(variant), "reference") == 0 && best) continue;
+    if (best && best->isa != variant.isa) continue;  // those of a better instruction set come first
+    if (cost < least) {
+      least = cost;
+      best = &variant;
+    }
   }
-  return fitting ? fitting : reference;
+  return best ? best : reference;
 }
 
 }  // namespace deploy

@@ -30,6 +30,7 @@ struct TileArgs {
   const uint8_t* panel;   ///< the packed panel of these columns, 64-byte aligned; holds bias, multiplier and shift too.
   int32_t output_zero_point;
   int32_t clamp_min, clamp_max;
+  bool single_rounding;   ///< DeployRequantization::single_rounding
   const uint8_t* const* pixels;  ///< [rows], each row's point of reference in the image; tap t lies tap_offset[t] behind.
   const uint64_t* padded;        ///< Binary: [rows], bit t set where tap t lies in the padding; null where none does.
   int8_t* out;            ///< [rows, cols], rows out_stride apart; nothing else is written.

@@ -30,7 +30,7 @@ void tile(const TileArgs& args) {
       }
       args.out[r * args.out_stride + col] =
           requantize(static_cast<int32_t>(acc), p.multiplier[col], p.shift[col], args.output_zero_point,
-                     args.clamp_min, args.clamp_max);
+                     args.clamp_min, args.clamp_max, args.single_rounding);
     }
   }
 }

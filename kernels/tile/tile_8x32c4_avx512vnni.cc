@@ -76,16 +76,15 @@ void tile_rows(const TileArgs& args) {
       }
     }
   }
-  for (int half = 0; half < 2; ++half) {
-    const __m512i bias = _mm512_loadu_si512(p.bias + 16 * half);
-    for (int r = 0; r < Rows; ++r) {
-      __m512i& sum = acc[0][r][half];
-      if (Bits == 4) sum = _mm512_srai_epi32(sum, 4);
-      sum = _mm512_add_epi32(sum, bias);
+  alignas(64) int32_t sums[Rows * 32 + 16];
+  const __m512i bias[2] = {_mm512_loadu_si512(p.bias), _mm512_loadu_si512(p.bias + 16)};
+  for (int r = 0; r < Rows; ++r) {
+    for (int half = 0; half < 2; ++half) {
+      const __m512i sum = Bits == 4 ? _mm512_srai_epi32(acc[0][r][half], 4) : acc[0][r][half];
+      _mm512_store_si512(sums + r * 32 + half * 16, _mm512_add_epi32(sum, bias[half]));
     }
   }
-  requantize_store32<Rows>(acc[0], p.multiplier, p.shift, args.output_zero_point, args.clamp_min, args.clamp_max,
-                           args.cols, args.out, args.out_stride);
+  requantize_store32(sums, Rows, p.multiplier, p.shift, args);
 }
 
 template <int Bits>

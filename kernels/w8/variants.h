@@ -8,7 +8,9 @@ namespace deploy {
 
 extern const Variant conv_w8_4x8c1_reference;
 extern const Variant conv_w8_4x16c4_avx2;
-extern const Variant conv_w8_12x32c4_avx512vnni;
+extern const Variant conv_w8_12x32c4_avx512vnni, conv_w8_12x16c4_avx512vnni;
+extern const Variant conv_w8_8x16c16_neoni8mm, conv_w8_8x16c16_neondot, conv_w8_4x16c16_neon;
+extern const Variant conv_w8_2x16c16_armv7neon;
 
 }  // namespace deploy
 #endif  // DEPLOY_KERNELS_W8_VARIANTS_H_

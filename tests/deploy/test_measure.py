@@ -15,9 +15,10 @@ import pytest
 from deploy.boards import Board, Rail
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.errors import NotOnBoard
-from deploy.measure import Measured, Plan, measure
+from deploy.errors import BadInput, NotOnBoard
+from deploy.measure import Measured, Plan, Seen, Turn, interleave, measure
 from deploy.push import push
+from deploy.results.compare import are_paired
 from deploy.results.energy import EnergyReading
 from deploy.results.stats import summarize
 from deploy.results.store import Run, Store
@@ -26,7 +27,7 @@ from tests.models import elementwise
 
 Open = Callable[..., Session]
 INPUTS = [np.ones((1, 4), np.float32)] * 2
-SHORT = Plan(duration_s=0.1, restarts=2, warmup_max_s=0.1, idle_s=0.1)
+SHORT = Plan(duration_s=0.1, restarts=2, warmup_max_s=0.1, idle_s=0.1, windows=1, window_s=0.2)
 PACKAGE = "sys/class/powercap/intel-rapl:0"
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
@@ -133,7 +134,7 @@ def test_every_latency_that_is_summarized_is_stored(run: Runs) -> None:
     assert measured.latency.n == sum(map(len, restarts)) == len(seen)
     assert np.concatenate(restarts).tolist() == seen
     assert summarize(restarts) == measured.latency
-    assert [len(r) for r in restarts] == [w["invocations"] for w in stored.record["windows"]]
+    assert [len(r) for r in restarts] == [r["invocations"] for r in stored.record["restarts"]]
 
 
 def test_warm_up_is_kept_apart_and_not_counted(run: Runs) -> None:
@@ -149,8 +150,9 @@ def test_the_latencies_of_a_window_fit_into_it(run: Runs) -> None:
     """What is timed is the invocation alone: the sum cannot be more than the time that passed."""
     _, stored = run()
 
-    for window, latencies in zip(stored.record["windows"], stored.restarts("latency_ns"), strict=True):
-        assert 0 < latencies.sum() <= window["end_ns"] - window["start_ns"]
+    for restart, latencies in zip(stored.record["restarts"], stored.restarts("latency_ns"), strict=True):
+        start, end = restart["window_ns"]
+        assert 0 < latencies.sum() <= end - start
 
 
 def test_the_record_says_what_was_done_and_with_what(run: Runs) -> None:
@@ -209,12 +211,14 @@ def test_a_run_that_is_interrupted_keeps_the_restarts_that_were_done(run: Runs, 
 def test_energy_is_what_the_meter_counted_per_invocation_and_net_is_what_idle_does_not_explain(
     run: Runs, supply: Supply
 ) -> None:
-    """2 W when idle, 6 W from the first restart to the last."""
+    """2 W when idle, 6 W while the model runs."""
 
     def load(what: str, latencies: Any) -> None:
         supply.power_mw = 2000 if "idle" in what else 6000
 
-    plan = Plan(duration_s=1.5, restarts=1, max_invocations=10**9, warmup_max_s=0.1, idle_s=1.5)
+    plan = Plan(
+        duration_s=0.1, restarts=1, max_invocations=10**9, warmup_max_s=0.1, idle_s=0.6, windows=1, window_s=1.5
+    )
     measured, stored = run(plan, load, (Rail(name="package-0", scope="board-dc"),))
 
     (found,) = measured.energy
@@ -230,6 +234,10 @@ def test_energy_is_what_the_meter_counted_per_invocation_and_net_is_what_idle_do
     assert pytest.approx(2000, rel=0.15) == found.idle_mw
     assert pytest.approx(truth_uj * 4 / 6, rel=0.1) == found.net_uj < found.gross_uj
     assert found.gross_u_uj is None  # one window says nothing of repetition
+    assert (True, True, ("few-windows", "short-windows")) == (found.guarded, found.primary, found.codes[:2])
+    assert window["invocations"] == len(stored.array("window_ns.1"))
+    assert stored.record["sampling"][0]["turns"] > 100
+    assert stored.record["meter_effect"] is not None
     assert found.gross_uj == stored.record["energy"][0]["gross_uj"]
     assert 2 == len(stored.record["idle_windows"])
 
@@ -269,10 +277,11 @@ def test_a_meter_that_stops_answering_costs_the_energy_and_not_the_latencies(run
     meter(sysroot)
 
     def unplug(what: str, latencies: Any) -> None:
-        if what.startswith("restart"):
+        if what == "measure":  # in the window
             (sysroot / PACKAGE / "energy_uj").unlink(missing_ok=True)
 
-    measured, stored = run(Plan(duration_s=0.4, restarts=2, warmup_max_s=0.1, idle_s=0.2), unplug)
+    plan = Plan(duration_s=0.2, restarts=2, warmup_max_s=0.1, idle_s=0.2, windows=1, window_s=0.3)
+    measured, stored = run(plan, unplug)
 
     assert "meter-failed" in measured.verdict
     assert measured.latency.n == sum(map(len, stored.restarts("latency_ns"))) > 0
@@ -297,3 +306,117 @@ def test_what_happened_to_the_board_during_the_run_is_in_the_verdict(run: Runs, 
     assert (["performance"], ["powersave"]) == tuple(
         stored.record[f"state_{when}"]["governors"] for when in ("before", "after")
     )
+
+
+# Schedules, CPUs, precision
+
+
+def test_latency_counts_from_the_schedule_and_service_from_the_start(run: Runs) -> None:
+    """A schedule that no board can keep: what is asked for late waits, and that is in its latency."""
+    measured, stored = run(Plan(duration_s=0.2, restarts=1, warmup_max_s=0, rate=1e6, max_invocations=5000))
+
+    latency, service = stored.array("latency_ns.1"), stored.array("service_ns.1")
+    assert measured.service is not None and measured.late_starts is not None
+    assert measured.latency.n == measured.service.n == len(latency) == len(service) == 5000
+    assert (latency > service).all()
+    assert latency[-1] > latency[100]  # it falls behind more and more
+    assert measured.late_starts > 0.9 * 5000
+    assert "late-starts" in measured.verdict
+    assert stored.record["service"]["median_ns"] == np.median(service)
+
+
+def test_a_schedule_that_can_be_kept_is_kept(run: Runs) -> None:
+    measured, stored = run(Plan(duration_s=0.3, restarts=1, warmup_max_s=0, rate=100.0, min_invocations=30))
+
+    assert 30 == measured.latency.n
+    window = stored.record["restarts"][0]["window_ns"]
+    assert window[1] - window[0] >= 290_000_000
+    assert measured.late_starts is not None and measured.late_starts <= measured.latency.n
+
+
+def test_the_process_runs_on_the_cpus_that_were_asked_for(run: Runs) -> None:
+    cpu = max(os.sched_getaffinity(0))
+
+    measured, stored = run(Plan(duration_s=0.05, restarts=1, warmup_max_s=0, pin=(cpu,)))
+
+    assert (cpu,) == measured.affinity
+    assert [cpu] == stored.record["restarts"][0]["affinity"]
+
+
+def test_a_cpu_that_is_not_there_is_refused(run: Runs) -> None:
+    """The kernel would take the others and say nothing."""
+    with pytest.raises(BadInput, match=r"no CPU 4095 here; there is 0"):
+        run(Plan(duration_s=0.05, pin=(0, 4095)))
+
+
+def test_the_board_stops_when_the_median_is_known_as_precisely_as_asked(run: Runs) -> None:
+    """Anything is within 50 %: five restarts, one more to be sure, and not the whole duration."""
+    measured, stored = run(Plan(duration_s=1.0, restarts=3, warmup_max_s=0, until=0.5))
+
+    assert 6 == len(stored.restarts("latency_ns"))
+    assert "imprecise" not in measured.verdict
+
+
+def test_the_boards_median_is_that_of_the_raw_values(run: Runs) -> None:
+    """It decides with it; 0.1 % is what its histogram resolves."""
+    _, stored = run()
+
+    for reply, latencies in zip(stored.record["restarts"], stored.restarts("latency_ns"), strict=True):
+        assert pytest.approx(float(np.median(latencies)), rel=0.002) == reply["median_ns"]
+
+
+# A slow host
+
+
+def test_a_host_that_is_slow_to_listen_neither_slows_the_run_nor_loses_anything(
+    open_session: Open, local: Board, bundle: Bundle, store: Store
+) -> None:
+    """It looks away for as long as the run takes, and more bytes come than a pipe and the agent's patience hold."""
+    session = open_session(local)
+    push(session, bundle)
+    plan = Plan(duration_s=1.0, restarts=1, warmup_max_s=0)
+    slept = []
+
+    def doze(seen: Seen) -> None:
+        if len(seen.latency_ns) and not slept:
+            slept.append(time.sleep(1.6))
+
+    with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
+        measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum", doze)
+
+    stored = store.get(writer.id)
+    (events,) = stored.record["events"]
+    (reply,) = stored.record["restarts"]
+    assert events["live"] < events["all"] and 0 == events["lost"]
+    assert reply["invocations"] == measured.latency.n == len(stored.array("latency_ns.1"))
+    window_ns = reply["window_ns"][1] - reply["window_ns"][0]
+    assert 1_000_000_000 <= window_ns < 1_500_000_000  # it did not wait for the sleeper
+
+
+# Turns
+
+
+def test_bundles_that_take_turns_become_runs_that_belong_together(
+    open_session: Open, local: Board, bundle: Bundle, store: Store
+) -> None:
+    session = open_session(local)
+    push(session, bundle)
+    began: list[tuple[int, int]] = []
+
+    def watch(seen: Seen) -> None:
+        if seen.phase == "loading":
+            began.append((len(began), seen.restart or 0))
+
+    known = {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}
+    with store.writer("measure", known) as first, store.writer("measure", known) as second:
+        turns = [Turn(bundle.digest, INPUTS, writer, "sum") for writer in (first, second)]
+        found = interleave(session, turns, Plan(duration_s=0.2, restarts=3, warmup_max_s=0), watch)
+
+    runs = [store.get(writer.id) for writer in (first, second)]
+    assert [3, 3] == [len(measured.latency.restart_medians_ns) for measured in found]
+    assert [3, 3] == [len(run.restarts("latency_ns")) for run in runs]
+    assert are_paired(*runs)
+    assert [0, 1] == [run.record["pairing"]["position"] for run in runs]
+    starts = [[reply["window_ns"][0] for reply in run.record["restarts"]] for run in runs]
+    first_leads = [a < b for a, b in zip(*starts, strict=True)]
+    assert [True, False, True] == first_leads  # who begins changes

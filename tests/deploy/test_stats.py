@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.results.stats import median_interval, percentile, summarize
+from deploy.results.stats import drift, median_interval, percentile, summarize, upper_bound
 
 Restarts = list[np.ndarray[Any, Any]]
 
@@ -144,3 +144,84 @@ def test_one_slow_invocation_moves_the_maximum_and_the_mean_and_not_the_median()
 
     assert (1000.0, 1000.0, 1000.0, 1000.0) == (summary.median_ns, summary.low_ns, summary.high_ns, summary.p99_ns)
     assert (10**9, 3_334_330.0) == (summary.max_ns, pytest.approx(summary.mean_ns, abs=1))
+
+
+# The bound of a percentile
+
+
+@pytest.mark.parametrize(("p", "needed"), [(90, 29), (95, 59), (99, 299), (99.9, 2995)])
+def test_a_percentile_is_bounded_from_the_size_on_that_supports_it(p: float, needed: int) -> None:
+    """With the least that is enough, the bound is the slowest of all."""
+    values = np.random.default_rng(1).permutation(needed)
+
+    assert upper_bound([values[1:]], p) is None
+    assert needed - 1 == upper_bound([values], p)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["independent", "in bunches"])
+def test_the_bound_of_p95_holds_some_95_times_in_100(clustered: bool) -> None:
+    """Slow invocations that come in bunches tell less than as many that do not: the bound must know."""
+    rng, hits, runs, rho = np.random.default_rng(1), 0, 300, 0.8 if clustered else 0.0
+    for _ in range(runs):
+        bound = upper_bound(autocorrelated(rng, 3, 400, rho), 95)
+        assert bound is not None
+        hits += bound >= TRUE_MEDIAN * np.exp(0.1 * 1.6449)  # the true 95th percentile
+
+    assert 0.90 <= hits / runs
+
+
+def test_the_bound_of_a_million_latencies_lies_just_above_the_percentile() -> None:
+    values = np.random.default_rng(1).permutation(1_000_000)
+
+    bound = upper_bound([values], 90)
+
+    assert bound is not None
+    assert 900_000 < bound < 901_500  # two standard errors of a rank are 600
+
+
+# Drift
+
+
+def drifting(rng: np.random.Generator, whole: float, n: int = 3000) -> Restarts:
+    """Three restarts through which latency grows by `whole` in all, with neighbours that resemble each other."""
+    slow = 1 + whole * np.arange(3 * n) / (3 * n)
+    return [np.rint(r * f).astype(np.int64) for r, f in zip(autocorrelated(rng, 3, n), slow.reshape(3, n), strict=True)]
+
+
+def test_latencies_that_drift_are_told_from_those_that_do_not() -> None:
+    rng = np.random.default_rng(1)
+    flagged = sum(drift(drifting(rng, 0.15)) != 0 for _ in range(30))
+    wrongly = sum(drift(autocorrelated(rng, 3, 3000)) != 0 for _ in range(30))
+    levels = sum(drift(lognormal(rng, 3, 3000, spread=0.03, shift=0.02)) != 0 for _ in range(30))
+
+    assert flagged >= 28
+    assert wrongly <= 1
+    assert levels <= 4  # restarts of different speed are no drift
+
+
+def test_a_drift_is_told_as_a_share_of_the_median() -> None:
+    ramp = np.linspace(1_000_000, 1_100_000, 4000).astype(np.int64)
+
+    assert pytest.approx(0.1 / 1.05 * 0.9, rel=0.02) == drift([ramp, ramp])  # from the first tenth to the last
+    assert pytest.approx(-0.1 / 1.05 * 0.9, rel=0.02) == drift([ramp[::-1]])
+
+
+def test_too_few_latencies_say_nothing_of_drift() -> None:
+    assert drift([np.arange(39)]) is None
+    assert 0.0 == drift([np.full(40, 7)])
+
+
+# Two modes
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, True), (0.3, False), (0.0, False)])
+def test_a_median_between_two_modes_is_noticed(share: float, expected: bool) -> None:
+    rng = np.random.default_rng(1)
+    slow = rng.random(3000) < share
+    values = np.rint(TRUE_MEDIAN * np.where(slow, 1.3, 1.0) * rng.lognormal(0, 0.03, 3000)).astype(np.int64)
+
+    assert expected == summarize([values]).two_modes
+
+
+def test_a_coarse_clock_makes_no_modes() -> None:
+    assert not summarize([np.where(np.arange(1000) % 2, 2_794, 2_804)]).two_modes

@@ -176,3 +176,48 @@ def test_this_machine_answers_too():
     """The tests above prove the reading; this one that the real /proc and /sys do not upset it."""
     assert {"machine", "kernel", "python", "implementation", "pointer_bits"} <= set(facts.identity())
     assert facts.state()["load_1min"] >= 0
+
+
+def test_what_cools_and_what_slows_down_is_read(tmp_path: Path) -> None:
+    state = facts.state(
+        tree(
+            tmp_path,
+            {
+                f"{THERMAL}/cooling_device0/type": "pwm-fan\n",
+                f"{THERMAL}/cooling_device0/cur_state": "2\n",
+                f"{THERMAL}/cooling_device1/type": "cpufreq-cpu0\n",
+                f"{THERMAL}/cooling_device1/cur_state": "0\n",
+                f"{THERMAL}/cooling_device2/type": "gone\n",
+                f"{CPU}/cpu0/thermal_throttle/core_throttle_count": "3\n",
+                f"{CPU}/isolated": "2-3\n",
+                f"{CPU}/online": "0-3\n",
+                f"{CPU}/cpu0/cpufreq/scaling_min_freq": "600000\n",
+                "sys/class/hwmon/hwmon1/name": "soctherm_oc\n",
+                "sys/class/hwmon/hwmon1/oc2_event_cnt": "41\n",
+                "sys/class/hwmon/hwmon2/name": "rpi_volt\n",
+                "sys/class/hwmon/hwmon2/in0_lcrit_alarm": "1\n",
+            },
+        )
+    )
+
+    assert {"0:pwm-fan": 2, "1:cpufreq-cpu0": 0} == state["cooling"]
+    assert {"cpu0/core_throttle_count": 3, "hwmon/oc2_event_cnt": 41} == {
+        key.replace("hwmon1/", "hwmon/").replace("thermal_throttle/", ""): n for key, n in state["throttle_counts"].items()
+    }
+    assert ["rpi_volt/in0_lcrit_alarm"] == state["undervoltage_alarms"]
+    assert ("0-3", "2-3", [600000]) == (state["cpus_online"], state["cpus_isolated"], state["cpu_min_khz"])
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "emulated"),
+    [
+        ("model name\t: QEMU TCG CPU version 2.5+\n", True),
+        ("model name\t: QEMU Virtual CPU version 2.5+\n", True),
+        ("CPU implementer\t: 0x00\nCPU part\t: 0x051\n", True),  # QEMU's `-cpu max`
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd08\n", False),
+        ("model name\t: AMD EPYC\n", False),
+        ("", False),
+    ],
+)
+def test_an_emulated_cpu_says_what_it_is(tmp_path: Path, cpuinfo: str, emulated: bool) -> None:
+    assert emulated == facts.identity(tree(tmp_path, {"proc/cpuinfo": cpuinfo})).get("emulated", False)

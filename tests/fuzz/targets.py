@@ -44,7 +44,7 @@ class Reader:
 
     def bytes(self, size: int) -> bytes:
         piece = self._data[self._at : self._at + size]
-        self._at += size
+        self._at = min(self._at + size, len(self._data))
         return piece
 
     def number(self, size: int = 1) -> int:
@@ -137,7 +137,7 @@ def decoder(data: bytes) -> None:
             reading, found, failed = Decoder(lossy), [], ""
             try:
                 for at in range(0, len(stream), step):
-                    found += list(reading.feed(stream[at : at + step]))
+                    found.extend(reading.feed(stream[at : at + step]))  # keeps what came before a failure
             except FrameError as error:
                 failed = str(error)
                 assert not lossy or "version" in failed, failed

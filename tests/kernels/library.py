@@ -41,6 +41,7 @@ class Requantization(ctypes.Structure):
         ("output_zero_point", ctypes.c_int32),
         ("clamp_min", ctypes.c_int32),
         ("clamp_max", ctypes.c_int32),
+        ("single_rounding", ctypes.c_int32),
     ]
 
 

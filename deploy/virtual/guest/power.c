@@ -3,7 +3,8 @@
 //   power once RAIL...                  identify the chips and show idle power: before the drivers bind
 //   power load HZ RAIL...               HZ times a second: power follows the CPU load of /proc/stat, for ever
 //   power play TRACE LOG SECONDS RAIL   power follows a file of lines "t_ns mW", again and again for SECONDS; what was
-//                                       really shown goes to LOG, a line "t_ns mW" for each write (CLOCK_MONOTONIC)
+//                                       really shown goes to LOG, a line "t_ns mW" for each write (CLOCK_MONOTONIC);
+//                                       `load` waits meanwhile
 //
 // RAIL is CHIP:BUS:ADDRESS:CHANNEL:SHUNT_UOHM:MV:IDLE_MW:BUSY_MW, power between IDLE and BUSY in proportion to the share
 // of all CPUs' time that is not idle.  The voltage is constant.  It is a model and no measurement: nothing here knows
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,6 +28,7 @@
 #include <linux/i2c.h>
 
 #define RAILS 8
+#define LOCK "/run/power.lock"
 #define PMIC "/sys/module/vcio/parameters/pmic_read_adc"
 
 struct rail {
@@ -142,8 +145,10 @@ static void show_pmic(double mw) {
 static double show(const struct rail* rail, double mw) {
   const double ma = mw * 1000 / rail->mv, shunt_uv = ma * rail->shunt_uohm / 1000;
   if (!strcmp(rail->chip, "ina3221")) {
-    const long steps = lround(shunt_uv / 40);
+    static long all[3];  // of one such chip
+    const long steps = all[rail->channel % 3] = lround(shunt_uv / 40);
     set(rail, 1 + 2 * rail->channel, steps << 3);
+    set(rail, 0x0d, (all[0] + all[1] + all[2]) << 1);
     return (double)steps * 40 * 1000 / rail->shunt_uohm * rail->mv / 1000;
   }
   if (!strcmp(rail->chip, "ina226")) {
@@ -213,6 +218,13 @@ static double load(void) {
   return share < 0 ? 0 : share > 1 ? 1 : share;
 }
 
+// Held by who moves the registers just now.
+static int lock_file(void) {
+  const int fd = open(LOCK, O_RDONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) die(LOCK);
+  return fd;
+}
+
 static int64_t now_ns(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -265,7 +277,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   for (int i = 0; i < count; ++i) rails[i] = parse(argv[first + i]);
+  const int lock = lock_file();
   if (first == 5) {
+    flock(lock, LOCK_EX);
     play(argv[2], argv[3], atof(argv[4]), rails);
     return 0;
   }
@@ -281,7 +295,9 @@ int main(int argc, char** argv) {
   const int64_t period = (int64_t)(1e9 / hz);
   for (int64_t next = now_ns();; next += period) {
     const double share = load();
+    flock(lock, LOCK_EX);
     for (int i = 0; i < count; ++i) show(&rails[i], rails[i].idle_mw + (rails[i].busy_mw - rails[i].idle_mw) * share);
+    flock(lock, LOCK_UN);
     // After a snapshot was loaded or the machine was stopped, time has gone on: go on from there.
     if (next + period < now_ns()) next = now_ns();
     sleep_until(next + period);

@@ -1,0 +1,75 @@
+"""Accuracy, latency and energy of every bundle on a board, and which of them no other one beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.errors import StoreError
+from deploy.results.store import Store
+
+
+@dataclass(frozen=True)
+class Point:
+    """
+    The latest measurement of one bundle.
+
+    Attributes:
+        accuracy: top-1 on the board, or where it was not evaluated there on the host that built it; None where neither.
+        energy_uj: net, per invocation, of the rail that stands for the whole, or of the only one; None where there is
+            no such number.
+    """
+
+    run: str
+    name: str
+    latency_ns: float
+    accuracy: float | None
+    energy_uj: float | None
+
+
+def points(store: Store, board: str) -> list[Point]:
+    """One point for each bundle that was measured on `board`; runs that cannot be read are left out."""
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in store.runs():
+        key = (row["kind"], row["digest"])
+        if row["board"] == board and row["status"] == "complete" and key not in latest:
+            try:
+                latest[key] = store.get(row["id"]).record
+            except StoreError:
+                continue
+    found = []
+    for (kind, digest), record in latest.items():
+        if kind == "measure" and record.get("latency"):
+            accuracy = _accuracy(latest.get(("evaluate", digest), {}), record["bundle"].get("host_accuracy"))
+            median = float(record["latency"]["median_ns"])
+            found.append(Point(record["id"], record["bundle"]["name"], median, accuracy, _energy(record)))
+    return found
+
+
+def pareto(candidates: Sequence[Point]) -> list[Point]:
+    """
+    Those that no other one beats in latency and accuracy at once; fastest first.
+
+    Args:
+        candidates: with an accuracy each.
+    """
+    front: list[Point] = []
+    for point in sorted(candidates, key=lambda p: (p.latency_ns, -(p.accuracy or 0.0))):
+        if not front or (point.accuracy or 0.0) > (front[-1].accuracy or 0.0):
+            front.append(point)
+    return front
+
+
+def _accuracy(evaluated: dict[str, Any], host: Any) -> float | None:
+    for entry in (evaluated.get("accuracy"), host):
+        if isinstance(entry, dict) and entry.get("samples"):
+            return float(entry["correct"]) / float(entry["samples"])
+    return None
+
+
+def _energy(record: dict[str, Any]) -> float | None:
+    entries = [e for e in record.get("energy") or () if e.get("net_uj") is not None]
+    totals = {rail["name"] for rail in record.get("rails") or () if rail.get("total")}
+    whole = [e for e in entries if e["rail"] in totals] or (entries if len(entries) == 1 else [])
+    return float(whole[0]["net_uj"]) if len(whole) == 1 else None

@@ -1,0 +1,14 @@
+/// The variants of the binary family; an architecture has those whose files are compiled for it.
+#ifndef DEPLOY_KERNELS_BINARY_VARIANTS_H_
+#define DEPLOY_KERNELS_BINARY_VARIANTS_H_
+
+#include "common/variant.h"
+
+namespace deploy {
+
+extern const Variant conv_binary_2x16c8_reference;
+extern const Variant conv_binary_2x16c8_avx2;
+extern const Variant conv_binary_6x32c8_avx512vpopcntdq;
+
+}  // namespace deploy
+#endif  // DEPLOY_KERNELS_BINARY_VARIANTS_H_

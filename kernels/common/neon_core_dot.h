@@ -1,0 +1,105 @@
+/// Inner loops for cores with SDOT: 4 columns x 4 depth positions in one instruction.
+#ifndef DEPLOY_KERNELS_COMMON_NEON_CORE_DOT_H_
+#define DEPLOY_KERNELS_COMMON_NEON_CORE_DOT_H_
+
+#include <arm_neon.h>
+
+#include "common/neon_panel.h"
+
+namespace deploy {
+namespace neon {
+namespace {  // A copy for each file: files differ in their instruction sets.
+
+/// The 8 vectors of 8 columns x 16 depth positions: depth group g of 4, columns 0-3 in [2 * g], 4-7 in [2 * g + 1].
+/// kScaleBits: the weights are restored 2^kScaleBits times too large, and the sums shifted back.
+struct DotWeights8 {
+  static constexpr size_t kPlanes = 1;
+  static constexpr int kScaleBits = 0;
+  static void load(const int8_t* from, int8x16_t (&vectors)[8]) {
+    for (int i = 0; i < 8; ++i) vectors[i] = vld1q_s8(from + 16 * i);
+  }
+};
+
+struct DotWeights4 {
+  static constexpr size_t kPlanes = 2;
+  static constexpr int kScaleBits = 4;
+  static void load(const int8_t* from, int8x16_t (&vectors)[8]) {
+    for (int i = 0; i < 4; ++i) {
+      const int8x16_t bytes = vld1q_s8(from + 16 * i);
+      vectors[2 * i] = vshlq_n_s8(bytes, 4);
+      vectors[2 * i + 1] = vandq_s8(bytes, vdupq_n_s8(static_cast<int8_t>(0xf0)));
+    }
+  }
+};
+
+struct DotWeights2 {
+  static constexpr size_t kPlanes = 4;
+  static constexpr int kScaleBits = 6;
+  static void load(const int8_t* from, int8x16_t (&vectors)[8]) {
+    const int8x16_t top = vdupq_n_s8(static_cast<int8_t>(0xc0));
+    for (int i = 0; i < 2; ++i) {
+      const int8x16_t bytes = vld1q_s8(from + 16 * i);
+      vectors[4 * i] = vshlq_n_s8(bytes, 6);
+      vectors[4 * i + 1] = vandq_s8(vshlq_n_s8(bytes, 4), top);
+      vectors[4 * i + 2] = vandq_s8(vshlq_n_s8(bytes, 2), top);
+      vectors[4 * i + 3] = vandq_s8(bytes, top);
+    }
+  }
+};
+
+/// 8 x 8 outputs per step: 16 accumulators, 8 registers of activations, the weights pass through.
+template <typename Weights>
+struct DotCore {
+  static constexpr size_t kMaxRows = 8;
+  static constexpr size_t kColumns = 8;
+  static constexpr size_t kLaneDepth = 4;
+  static constexpr size_t kPlanes = Weights::kPlanes;
+
+  template <size_t kRows>
+  static void run(const uint8_t* const* pixels, const Segments& segments, const int8_t* weights, int32_t* acc,
+                  size_t acc_stride, bool add) {
+    int32x4_t sum[kRows][2];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = vdupq_n_s32(0);
+    for (size_t segment = 0; segment < segments.count; ++segment) {
+      const int8_t* row[kRows];
+#pragma GCC unroll 8
+      for (size_t r = 0; r < kRows; ++r) {
+        row[r] = reinterpret_cast<const int8_t*>(pixels[r]) + segments.offset[segment];
+      }
+#pragma GCC unroll 1
+      for (size_t steps = segments.steps; steps > 0; --steps) {
+        int8x16_t w[8];
+        Weights::load(weights, w);
+        weights += 128 / kPlanes;
+#pragma GCC unroll 8
+        for (size_t r = 0; r < kRows; ++r) {
+          const int8x16_t a = vld1q_s8(row[r]);
+          row[r] += 16;
+#pragma GCC unroll 2
+          for (int half = 0; half < 2; ++half) {
+            sum[r][half] = vdotq_laneq_s32(sum[r][half], w[half], a, 0);
+            sum[r][half] = vdotq_laneq_s32(sum[r][half], w[2 + half], a, 1);
+            sum[r][half] = vdotq_laneq_s32(sum[r][half], w[4 + half], a, 2);
+            sum[r][half] = vdotq_laneq_s32(sum[r][half], w[6 + half], a, 3);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        int32_t* to = acc + r * acc_stride + 4 * half;
+        int32x4_t total = sum[r][half];
+        if constexpr (Weights::kScaleBits > 0) total = vshrq_n_s32(total, Weights::kScaleBits);
+        vst1q_s32(to, add ? vaddq_s32(total, vld1q_s32(to)) : total);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace neon
+}  // namespace deploy
+#endif  // DEPLOY_KERNELS_COMMON_NEON_CORE_DOT_H_

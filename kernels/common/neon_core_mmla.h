@@ -1,0 +1,79 @@
+/// Inner loops for cores with SMMLA: 2 rows x 2 columns x 8 depth positions in one instruction.
+#ifndef DEPLOY_KERNELS_COMMON_NEON_CORE_MMLA_H_
+#define DEPLOY_KERNELS_COMMON_NEON_CORE_MMLA_H_
+
+#include "common/neon_core_dot.h"
+
+namespace deploy {
+namespace neon {
+namespace {  // A copy for each file: files differ in their instruction sets.
+
+/// 8 x 8 outputs: 16 accumulators of 2 x 2.  An odd last row is paired with itself.
+template <typename Weights>
+struct MmlaCore {
+  static constexpr size_t kMaxRows = 8;
+  static constexpr size_t kColumns = 8;
+  static constexpr size_t kLaneDepth = 8;
+  static constexpr size_t kPlanes = Weights::kPlanes;
+
+  template <size_t kRows>
+  static void run(const uint8_t* const* pixels, const Segments& segments, const int8_t* weights, int32_t* acc,
+                  size_t acc_stride, bool add) {
+    constexpr size_t kPairs = (kRows + 1) / 2;
+    int32x4_t sum[kPairs][4];
+#pragma GCC unroll 4
+    for (size_t pair = 0; pair < kPairs; ++pair) {
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) sum[pair][c] = vdupq_n_s32(0);
+    }
+    for (size_t segment = 0; segment < segments.count; ++segment) {
+      const int8_t* row[kRows];
+#pragma GCC unroll 8
+      for (size_t r = 0; r < kRows; ++r) {
+        row[r] = reinterpret_cast<const int8_t*>(pixels[r]) + segments.offset[segment];
+      }
+#pragma GCC unroll 1
+      for (size_t steps = segments.steps; steps > 0; --steps) {
+        int8x16_t w[8];
+        Weights::load(weights, w);
+        weights += 128 / kPlanes;
+#pragma GCC unroll 4
+        for (size_t pair = 0; pair < kPairs; ++pair) {
+          const size_t second = 2 * pair + 1 < kRows ? 2 * pair + 1 : 2 * pair;
+          const int8x16_t upper = vld1q_s8(row[2 * pair]);
+          const int8x16_t lower = second != 2 * pair ? vld1q_s8(row[second]) : upper;
+          row[2 * pair] += 16;
+          if (second != 2 * pair) row[second] += 16;
+          const int8x16_t first8 = vcombine_s8(vget_low_s8(upper), vget_low_s8(lower));
+          const int8x16_t last8 = vcombine_s8(vget_high_s8(upper), vget_high_s8(lower));
+#pragma GCC unroll 4
+          for (int c = 0; c < 4; ++c) sum[pair][c] = vmmlaq_s32(sum[pair][c], first8, w[c]);
+#pragma GCC unroll 4
+          for (int c = 0; c < 4; ++c) sum[pair][c] = vmmlaq_s32(sum[pair][c], last8, w[4 + c]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (size_t pair = 0; pair < kPairs; ++pair) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const int32x4_t a = sum[pair][2 * half], b = sum[pair][2 * half + 1];
+        store(vcombine_s32(vget_low_s32(a), vget_low_s32(b)), acc + 2 * pair * acc_stride + 4 * half, add);
+        if (2 * pair + 1 < kRows) {
+          store(vcombine_s32(vget_high_s32(a), vget_high_s32(b)), acc + (2 * pair + 1) * acc_stride + 4 * half, add);
+        }
+      }
+    }
+  }
+
+ private:
+  static void store(int32x4_t total, int32_t* to, bool add) {
+    if constexpr (Weights::kScaleBits > 0) total = vshrq_n_s32(total, Weights::kScaleBits);
+    vst1q_s32(to, add ? vaddq_s32(total, vld1q_s32(to)) : total);
+  }
+};
+
+}  // namespace
+}  // namespace neon
+}  // namespace deploy
+#endif  // DEPLOY_KERNELS_COMMON_NEON_CORE_MMLA_H_

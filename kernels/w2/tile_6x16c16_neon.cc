@@ -1,0 +1,25 @@
+/// 2-bit weights for aarch64 without dot product: 6 rows by 4 columns, sums of 16 bits, 16 MAC in 2 instructions.
+#include "common/neon_core.h"
+#include "common/neon_dense.h"
+#include "w2/variants.h"
+
+namespace deploy {
+namespace {
+using Kernels = neon::Dense<neon::CoreSubbyte<neon::Weights2, 6>, 16>;
+}  // namespace
+
+const Variant conv_w2_6x16c16_neon = {
+    "conv_w2_6x16c16_neon",
+    DEPLOY_FAMILY_W2,
+    kNeon,
+    6, 16, 16,
+    false,
+    neon::plain_pixel_bytes,
+    nullptr,
+    Kernels::panel_bytes,
+    Kernels::pack,
+    neon::refuse_w2,
+    Kernels::tile,
+};
+
+}  // namespace deploy

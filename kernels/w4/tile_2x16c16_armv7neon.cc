@@ -1,0 +1,25 @@
+/// 4-bit weights for armv7: 2 rows by 4 columns, sums of 16 bits.
+#include "common/neon_core.h"
+#include "common/neon_dense.h"
+#include "w4/variants.h"
+
+namespace deploy {
+namespace {
+using Kernels = neon::Dense<neon::CoreSubbyte<neon::Weights4, 2>, 16>;
+}  // namespace
+
+const Variant conv_w4_2x16c16_armv7neon = {
+    "conv_w4_2x16c16_armv7neon",
+    DEPLOY_FAMILY_W4,
+    kNeon,
+    2, 16, 16,
+    false,
+    neon::plain_pixel_bytes,
+    nullptr,
+    Kernels::panel_bytes,
+    Kernels::pack,
+    neon::refuse_w4,
+    Kernels::tile,
+};
+
+}  // namespace deploy

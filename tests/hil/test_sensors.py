@@ -1,0 +1,168 @@
+"""
+Energy through the kernel's real drivers, against what their chips were made to show.
+
+A guest of each kind boots once; `power play` moves the registers and writes down what it showed and when, our own
+sampler reads hwmon beside it.  A stub does not average as a chip does, so this is the sampler's worst case.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.results.energy import EnergyReading, RailSamples, Window, per_invocation
+from deploy.virtual import control, image, sensors
+from deploy.virtual.kinds import KINDS
+from devices.protocol.meter import Rail
+from tests.conftest import ROOT, need_tool
+from tests.test_layers import HOME
+
+pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
+
+IDLE_S, BUSY_S = 2.0, 10.0
+Shell = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module")
+def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Shell]]:
+    """``guests(kind)`` boots a board of that kind, once, and gives what runs a command there as its user."""
+    for tool, package in (("qemu-system-aarch64", "qemu-system-arm"), ("mksquashfs", "squashfs-tools")):
+        need_tool(tool, package)
+    need_tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    shells: dict[str, Shell] = {}
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("XDG_CACHE_HOME", str(HOME / ".cache"))  # the image; it is fetched once, not for every test
+
+        def boot(kind: str) -> Shell:
+            if kind not in shells:
+                made = image.ensure(KINDS[kind].arch, lambda text: None)
+                extras = sensors.extras(KINDS[kind], made)
+                assert () == extras.missing
+                options = control.Options(cold=True)
+                board = running.enter_context(control.starting(KINDS[kind], made, extras, kind, options, None))
+                shells[kind] = shell(board.entries[kind]["transport"])
+            return shells[kind]
+
+        yield boot
+
+
+def shell(transport: dict[str, Any]) -> Shell:
+    login = ["ssh", "-F", "/dev/null", "-i", transport["identity"], "-p", str(transport["port"])]
+    login += ["-o", f"UserKnownHostsFile={transport['known_hosts']}", "-o", "IdentitiesOnly=yes"]
+    login += [f"{transport['user']}@{transport['host']}"]
+
+    def run(command: str, given: bytes = b"") -> bytes:
+        return subprocess.run([*login, command], input=given, capture_output=True, check=True, timeout=300).stdout
+
+    return run
+
+
+def watch(run: Shell, trace: list[tuple[int, float]], rail: str, rate_hz: float) -> dict[str, Any]:
+    """Bring the sampler and the trace there; samples, and what was shown."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(ROOT / "devices", "devices", filter=lambda entry: None if "__pycache__" in entry.name else entry)
+        archive.add(Path(__file__).with_name("watch_power.py"), "watch_power.py")
+        lines = "".join(f"{t_ns} {mw}\n" for t_ns, mw in trace).encode()
+        described = tarfile.TarInfo("trace")
+        described.size = len(lines)
+        archive.addfile(described, io.BytesIO(lines))
+    run("mkdir -p /tmp/watch && tar x -C /tmp/watch", packed.getvalue())
+    seconds = trace[-1][0] / 1e9
+    said = run(f"python3 /tmp/watch/watch_power.py /tmp/watch /tmp/watch/trace {seconds} {rail} {rate_hz}")
+    found: dict[str, Any] = json.loads(said)
+    assert [] == found["failed"]
+    return found
+
+
+def pulses(period_s: float, duty: float, idle_mw: float, busy_mw: float) -> list[tuple[int, float]]:
+    """Idle, then a load that goes on and off, then idle; the last line ends it."""
+    trace = [(0, idle_mw)]
+    for k in range(round(BUSY_S / period_s)):
+        at_s = IDLE_S + k * period_s
+        trace += [(round(at_s * 1e9), busy_mw), (round((at_s + duty * period_s) * 1e9), idle_mw)]
+    return [*trace, (round((2 * IDLE_S + BUSY_S) * 1e9), idle_mw)]
+
+
+@pytest.mark.parametrize(("period_s", "duty"), [(0.0101, 0.6), (0.033, 0.5), (0.1, 0.37)])
+def test_net_energy_through_the_real_ina3221_driver_is_within_two_percent(guests, period_s, duty):
+    """Periods at which a sampler with a fixed one goes wrong by up to 73 %."""
+    rail = "ina3221:1:0x40:0:5000:5000:2000:6000"
+    found = watch(guests("jetson-orin"), pulses(period_s, duty, 2000, 6000), rail, rate_hz=1000)
+    truth_t, truth_mw = (np.array(column) for column in zip(*found["truth"], strict=True))
+    begun, ended = truth_t[1], truth_t[-2]
+    true_uj = float(np.sum((truth_mw[:-1] - 2000) * np.diff(truth_t)) / 1e6)
+
+    mine = [(t_ns, value) for t_ns, number, value in found["samples"] if number == 0]
+    seen = RailSamples(
+        Rail.of(found["rails"][0]), np.array([t for t, _ in mine]), np.array([value for _, value in mine])
+    )
+    reading = per_invocation(
+        seen, [Window(begun, ended, 1)], [Window(truth_t[0], begun, 0), Window(ended, truth_t[-1], 0)]
+    )
+
+    assert isinstance(reading, EnergyReading)
+    assert reading.net_uj == pytest.approx(true_uj, rel=0.02), f"{len(mine)} samples"
+    assert "stub:ina3221@VDD_IN" == reading.source
+
+
+@pytest.mark.parametrize(
+    ("kind", "rail", "tolerance_mw"),
+    [
+        ("jetson-orin", "ina3221:1:0x40:0:5000:5000:2000:5000", 5),
+        ("pi3", "ina238:1:0x45:0:10000:5100:2000:5000", 1),
+        ("pi4", "ina226:1:0x40:0:10000:5100:2000:5000", 1),
+        ("pi5", "pmic:1:0:0:0:5150:2000:5000", 1),
+    ],
+)
+def test_what_is_shown_is_what_the_driver_says(guests, kind, rail, tolerance_mw):
+    """Three powers, one second each.  The driver of the ina3221 rounds to whole mA, of 5 V."""
+    shown = [2000.0, 3500.0, 5000.0]
+    trace = [*((round(k * 1e9), mw) for k, mw in enumerate(shown)), (3_000_000_000, 2000.0)]
+    found = watch(guests(kind), trace, rail, rate_hz=100)
+    total = {"pi5": range(len(found["rails"]))}.get(kind, range(1))  # of the PMIC's rails, the sum
+
+    for (t_ns, mw), (end_ns, _) in zip(found["truth"], found["truth"][1:], strict=False):
+        inside = [s for s in found["samples"] if t_ns + 20_000_000 < s[0] < end_ns - 20_000_000 and s[1] in total]
+        by_time: dict[int, float] = {}
+        for at, _, value in inside:
+            by_time[at] = by_time.get(at, 0) + value
+        assert by_time, "no sample in this second"
+        assert mw == pytest.approx(sum(by_time.values()) / len(by_time), abs=tolerance_mw)
+    assert {"stub"} == {rail["origin"] for rail in found["rails"]}
+
+
+def test_power_follows_the_load_of_the_processors(guests):
+    """The model that runs when nobody plays anything: more than half of the way from idle to busy with all cores busy."""
+    run = guests("jetson-orin")
+    read = "cat /sys/class/hwmon/hwmon*/curr1_input"
+    calm = float(run(f"sleep 2; {read}"))
+    busy = float(
+        run(f"(timeout 3 sh -c 'while :; do :; done' & timeout 3 sh -c 'while :; do :; done' & sleep 2; {read})")
+    )
+
+    (chip,) = sensors.SENSORS["jetson-orin"].chips
+    total = chip.rails[0]
+    assert calm * total.mv / 1000 < total.idle_mw + 0.4 * (total.busy_mw - total.idle_mw)
+    assert busy * total.mv / 1000 > total.idle_mw + 0.5 * (total.busy_mw - total.idle_mw)
+
+
+def test_a_throttle_flag_that_is_raised_is_seen(guests):
+    """0x50005: under-voltage and throttled, now and before."""
+    run = guests("pi5")
+    run("echo throttled=0x50005 > /sys/module/vcio/parameters/get_throttled")
+
+    ask = "import sys; sys.path.insert(0, '/tmp/watch'); from pathlib import Path; "
+    ask += "from devices.meters.pi5 import Mailbox; print(Mailbox(Path('/dev/vcio')).ask('get_throttled'))"
+    assert b"throttled=0x50005\n" == run(f'python3 -c "{ask}"')
