@@ -2,12 +2,15 @@
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test test-hil check format bench fuzz lock clean
 help:
 	@echo "make demo    train, build, push, verify, measure and report on the board 'local' (BOARD=NAME for another)"
+	@echo "             (BOARD=pi4 brings a virtual Raspberry Pi 4 up for it, where QEMU is)"
 	@echo "make test    format, lint, types and all tests"
+	@echo "make test-hil  the whole story on virtual boards of every kind, under QEMU"
 	@echo "make check   format, lint and types alone"
 	@echo "make bench   the figures that README.md states, measured here"
+	@echo "make fuzz    feed garbage to everything that reads what the other side sends, guided by coverage (INPUTS=20000)"
 	@echo "make lock    resolve the dependencies anew, with hashes"
 
 setup: $(READY)
@@ -26,6 +29,9 @@ test: check
 	@# Many tests wait for a line or a timer rather than compute.
 	@$(PY) -m pytest -n 3
 
+test-hil: $(READY)
+	@DEPLOY_HIL=1 $(PY) -m pytest -n 2 tests/hil
+
 format: $(READY)
 	@$(PY) -m ruff check --fix --quiet .
 	@$(PY) -m ruff format --quiet deploy devices tests
@@ -34,6 +40,10 @@ bench: $(READY)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/bench.txt || \
 	    echo "some peers are missing: their rows will say so"
 	@$(PY) -m tests.benchmarks
+
+INPUTS ?= 20000
+fuzz: $(READY)
+	@$(PY) -m tests.fuzz --inputs $(INPUTS)
 
 lock:
 	@$(PY) -m pip install --quiet uv

@@ -59,7 +59,7 @@ class Rail(_Strict):
     scope: Literal["module", "board-dc", "wall-ac", "soc-rails"] | None = Field(
         None, description="what the line feeds; the meter alone often cannot tell"
     )
-    sample_rate_hz: float = Field(100.0, gt=0, le=10_000, description="mean rate of the jittered sampling")
+    sample_rate_hz: float | None = Field(None, gt=0, le=10_000, description="mean rate of the jittered sampling")
     gain_error: float | None = Field(None, ge=0, lt=1, description="largest relative error, the shunt's included")
     update_period_s: float | None = Field(None, gt=0, description="the sensor's memory, where the chip does not tell")
     averaging: Literal["box", "iir", "none"] | None = Field(None, description="what it does in that time")

@@ -56,7 +56,8 @@ def ensure(
     Decide what the models of this conversation are loaded with, and bring the library where the board lacks it.
 
     Args:
-        mode: one of `MODES`.  With "auto", a board for which no library can be built gets none, and the answer says why.
+        mode: one of `MODES`.  With "auto", a board for which no library can be built gets none; the answer
+            says why.
 
     Raises:
         KernelsMissing: mode is "reference", and no library can be built for the board.
@@ -65,9 +66,7 @@ def ensure(
     return session.kernels
 
 
-def _decide(
-    session: Session, mode: str, progress: Progress | None, note: Callable[[str], None] | None
-) -> Kernels:
+def _decide(session: Session, mode: str, progress: Progress | None, note: Callable[[str], None] | None) -> Kernels:
     if mode == "off":
         return OFF
     try:
@@ -125,7 +124,9 @@ def target_of(identity: dict[str, Any]) -> str:
     if machine in ("aarch64", "arm64") and identity.get("pointer_bits") == 32:
         machine = "armv7l"  # a 64-bit kernel below a 32-bit system
     if machine not in _TARGETS:
-        raise KernelsMissing(f"no kernels for {machine}: there are some for {', '.join(sorted(set(_TARGETS.values())))}")
+        raise KernelsMissing(
+            f"no kernels for {machine}: there are some for {', '.join(sorted(set(_TARGETS.values())))}"
+        )
     return _TARGETS[machine]
 
 

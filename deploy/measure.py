@@ -21,7 +21,7 @@ from deploy.meters.attached import Attached
 from deploy.results import energy as energies
 from deploy.results import modelled, stats, verdicts
 from deploy.results.store import RunWriter, Store
-from deploy.results.windows import meter_effect, objections, pause_s
+from deploy.results.windows import meter_effect, objections, pause_s, sample_rate_hz
 from deploy.session import Session
 from deploy.units import duration
 from devices.protocol.conversation import SAMPLE_FIELDS
@@ -80,7 +80,7 @@ class Seen:
     What just arrived from a measurement.
 
     Attributes:
-        phase: ``loading``, ``warm-up``, ``measure``, ``idle before``, ``idle after``.
+        phase: ``loading``, ``warm-up``, ``measure``; for energy ``idle``, ``window 1``, ..., ``meter effect``.
         restart: counted from 1; None between them.
         latency_ns: of timed invocations.
         samples: of meters: fields t_ns, rail, value; `rails` says what they are.
@@ -156,8 +156,8 @@ class Collector:
         self._emulated = bool(session.hello["identity"].get("emulated"))
         self._plan = plan
         self._listed = listed
-        self._rails = [dict(rail) for rail in listed["rails"]]
-        for rail in self._rails:
+        self.rails = [dict(rail) for rail in listed["rails"]]
+        for rail in self.rails:
             stated = wanted.get(rail["name"])
             if stated:
                 rail.update(stated.known())
@@ -167,18 +167,20 @@ class Collector:
         self._before = 0  # restarts of the parts before this one
         self._windows_before = 0
         self._meter_failed: str | None = None
-        writer.set(rails=self._rails)
+        writer.set(rails=self.rails)
 
     def __call__(self, header: dict[str, Any], payload: bytes) -> None:
         """One event."""
         number = header.get("restart")
         seen = Seen(header.get("phase", ""), None if number is None else number + self._before)
         if "samples" in header:
-            seen = replace(seen, samples=self._take_samples(header, payload), rails=self._rails)
+            seen = replace(seen, samples=self._take_samples(header, payload), rails=self.rails)
         elif payload and "window" in header:
             latencies = np.frombuffer(payload, "<i8")
             latencies = latencies[: len(latencies) - header.get("service", 0)]
-            self._writer.append(f"window_ns.{header['window'] + self._windows_before}", latencies, "ns")
+            number = header["window"] + self._windows_before
+            self._writer.append(f"window_ns.{number}", latencies, "ns")
+            seen = Seen(f"window {number}", None)
         elif payload and seen.restart is not None:
             seen = self._take_latencies(seen, np.frombuffer(payload, "<i8"), header.get("service", 0))
         if self._watch:
@@ -292,7 +294,7 @@ class Collector:
         turns = sum(entry["turns"] for entry in sampling)
         missing = [sum(counts) for counts in zip(*(entry["missing"] for entry in sampling), strict=False)]
         found = []
-        for i, described in enumerate(self._rails):
+        for i, described in enumerate(self.rails):
             mine = number == i
             if mine.any():
                 share = missing[i] / turns if i < len(missing) and turns else 0.0
@@ -324,7 +326,7 @@ def measure(
     Raises:
         BoardError: as any run.  What had arrived is in the store.
     """
-    listed = _meters(session)
+    listed = list_meters(session)
     with Attached(session) as attached:
         plan = _with_pauses(plan, listed, attached)
         collector = Collector(session, listed, writer, plan, watch)
@@ -354,7 +356,7 @@ def interleave(session: Session, turns: Sequence[Turn], plan: Plan, watch: Watch
     Raises:
         BoardError: as `measure`.
     """
-    listed = _meters(session)
+    listed = list_meters(session)
     with Attached(session) as attached:
         collectors = _in_turns(session, turns, _with_pauses(plan, listed, attached), listed, watch)
     return [collector.finish(attached) for collector in collectors]
@@ -377,7 +379,7 @@ def _in_turns(
     return collectors
 
 
-def _meters(session: Session) -> dict[str, Any]:
+def list_meters(session: Session) -> dict[str, Any]:
     """What the board says of its meters, with the chips that only boards.yaml knows of."""
     wired = [chip.model_dump() for chip in session.board.wired]
     return session.request("meters.wire", wired=wired).header if wired else session.request("meters.list").header
@@ -409,7 +411,7 @@ def _run(
         "pin": list(plan.pin) if plan.pin else None,
         "kernels": session.kernels.mode,
         "host_meters": bool(session.board.host_meters),
-        "rate_hz": max((rail.sample_rate_hz for rail in session.board.rails), default=100.0),
+        "rate_hz": sample_rate_hz(collector.rails, session.board.rails),
         "run": writer.known(),
     }
     if plan.limit_s is not None:
@@ -469,7 +471,7 @@ def attach(
     Raises:
         BoardError: the measurement failed on the board, or its agent died; what it had said is stored.
     """
-    listed = session.request("meters.list").header
+    listed = list_meters(session)
     known = dict(spool["request"]["run"])
     known["attached"] = {"spool": spool["id"], "run": known.pop("id", None)}
     with store.writer("measure", known) as writer:

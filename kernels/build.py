@@ -9,17 +9,20 @@ nothing but libc.  Objects are kept in build/kernels and compiled again only whe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent / "build" / "kernels"
+STALE_S = 24 * 3600
 SKIPPED = {"bench"}  # programs and probes of their own
 TARGETS = {
     # glibc 2.17 is that of manylinux2014; armv7 boards have at least Debian 10's 2.28, and their kernels need NEON.
@@ -38,9 +41,21 @@ class BuildFailed(Exception):
     """The compiler's own words."""
 
 
-def build(target: str, out: Path, *, sanitize: bool = False, jobs: int | None = None) -> Path:
+def build(
+    target: str,
+    out: Path,
+    *,
+    objects: Path = CACHE,
+    sanitize: bool = False,
+    jobs: int | None = None,
+    program: Path | None = None,
+) -> Path:
     """
-    Build the library for `target` (a key of TARGETS) into `out` and return `out`.
+    Build the library for `target` (a key of TARGETS) into `out` and return `out`.  Several builds may go on at once.
+
+    Args:
+        objects: where compiled files are kept between builds.
+        program: a C++ file; `out` becomes a static program of it and the library's objects, for an emulator.
 
     Raises:
         BuildFailed: a compiler is missing or reports an error.
@@ -54,7 +69,7 @@ def build(target: str, out: Path, *, sanitize: bool = False, jobs: int | None = 
         compiler = [sys.executable, "-m", "ziglang", "c++", *TARGETS[target]]
         flags, link = [*COMPILE, "-g0"], [*LINK, "-s"]
     headers = b"".join(file.read_bytes() for file in sorted(HERE.rglob("*.h")))
-    folder = CACHE / (f"{target}-sanitize" if sanitize else target)
+    folder = objects / (f"{target}-sanitize" if sanitize else target)
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path, isa_flags: Sequence[str]) -> Path:
@@ -65,17 +80,27 @@ def build(target: str, out: Path, *, sanitize: bool = False, jobs: int | None = 
         if not obj.exists():
             part = obj.with_suffix(f".{os.getpid()}.part")
             _run([*command, "-o", str(part)])
-            for stale in folder.glob(f"{name}-{'?' * 16}.o"):
-                stale.unlink(missing_ok=True)
             part.replace(obj)
+        obj.touch()
         return obj
 
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        objects = list(pool.map(lambda pair: compile_one(*pair), sources(target)))
+        compiled = list(pool.map(lambda pair: compile_one(*pair), sources(target)))
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(f".{os.getpid()}.part")
-    _run([*compiler, *link, *map(str, objects), "-o", str(part), "-lpthread"])
+    if program:
+        # The objects ask nothing of a C library in which glibc and musl differ, and only musl comes as a static one.
+        triple = TARGETS[target][1].split(".")[0].replace("gnu", "musl")
+        static = [sys.executable, "-m", "ziglang", "c++", "-target", triple, TARGETS[target][2], "-static"]
+        _run([*static, *flags, f"-I{HERE}", f"-I{HERE.parent}", str(program), *map(str, compiled), "-o", str(part)])
+    else:
+        _run([*compiler, *link, *map(str, compiled), "-o", str(part), "-lpthread"])
     part.replace(out)
+    for stale in set(folder.glob("*.o")) - set(compiled):
+        # Another build may be about to link what looks stale to us.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - stale.stat().st_mtime > STALE_S:
+                stale.unlink()
     return out
 
 
@@ -113,12 +138,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build libdeploy_kernels.so.")
     parser.add_argument("--target", choices=TARGETS, default=host_target())
     parser.add_argument("--out", type=Path, help="default: build/kernels/<target>/libdeploy_kernels.so")
+    parser.add_argument("--objects", type=Path, default=CACHE, help="where compiled files are kept (build/kernels)")
     parser.add_argument("--sanitize", action="store_true", help="for this machine, with its own C++ compiler ($CXX)")
     arguments = parser.parse_args()
     name = f"{arguments.target}-sanitize" if arguments.sanitize else arguments.target
-    out = arguments.out or CACHE / name / "libdeploy_kernels.so"
+    out = arguments.out or arguments.objects / name / "libdeploy_kernels.so"
     try:
-        build(arguments.target, out, sanitize=arguments.sanitize)
+        build(arguments.target, out, objects=arguments.objects, sanitize=arguments.sanitize)
     except BuildFailed as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -74,6 +74,12 @@ DEPLOY_KERNELS_API int32_t deploy_kernels_abi(void);
 /// Names of the CPU features found at run time, separated by blanks.
 DEPLOY_KERNELS_API const char* deploy_kernels_cpu(void);
 
+/// What the delegates that are loaded in this process decided, as JSON: {"abi", "cpu", "mode", "nodes": [{"node", "op",
+/// "name", "claimed", "kernel" (null where not claimed), "reason", "packed_bytes", "stored_bytes", "macs",
+/// "expected_gain" (null where the stock runtime cannot run the node), "invocations", "time_ns"}]}.  The last two stay 0
+/// without the delegate's option profile=1.  Valid until the next call.
+DEPLOY_KERNELS_API const char* deploy_kernels_report(void);
+
 /// How many variants are compiled in; `index` in [0, count).
 DEPLOY_KERNELS_API int32_t deploy_kernels_variant_count(void);
 DEPLOY_KERNELS_API DeployVariant deploy_kernels_variant(int32_t index);

@@ -46,7 +46,9 @@ def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     kernels.mkdir(exist_ok=True)
     (home / ".cache" / "deploy").mkdir(parents=True)
     (home / ".cache" / "deploy" / "kernels").symlink_to(kernels)
-    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DEPLOY_BOARDS", "DEPLOY_DEBUG"):
+    for variable in ("DATA", "CONFIG", "CACHE", "STATE"):
+        monkeypatch.delenv(f"XDG_{variable}_HOME", raising=False)
+    for variable in ("DEPLOY_BOARDS", "DEPLOY_DEBUG"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("DEPLOY_RESULTS", str(home / "results"))

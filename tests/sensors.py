@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.results.energy import RailSamples, Window, guard
+from deploy.results.energy import EnergyReading, RailSamples, Window, evaluate, guard
 from devices.protocol.meter import Rail
 
 Array = NDArray[np.float64]
@@ -129,3 +129,18 @@ def _iir(values: Array, averages: int) -> Array:
         y += (x - y) / averages
         out[i] = y
     return out
+
+
+def trial(
+    sensor: Sensor, rng: np.random.Generator, period_s: float, creep: float = 0.0, rate_hz: float = 100.0,
+    window_s: float = 10.0,
+) -> tuple[EnergyReading, float]:  # fmt: skip
+    """Five windows of a load of `period_s`: the reading, and the true net energy of an invocation in uJ."""
+    windows, idle = schedule(sensor, 5, window_s, 3.0)
+    spans = [(w.start_ns / 1e9, w.end_ns / 1e9) for w in windows]
+    load = Load(spans, period_s, phase=rng.uniform(0, 1), creep=creep)
+    samples = look(sensor, load, idle[-1].end_ns / 1e9, rng, rate_hz)
+    (found,) = evaluate([samples], windows, idle)
+    assert isinstance(found, EnergyReading)
+    truth = [float(load.net_mj(end) - load.net_mj(start)) * 1000 / windows[0].invocations for start, end in spans]
+    return found, float(np.mean(truth))

@@ -72,10 +72,12 @@ def check(boards_file: str | None, names: tuple[str, ...], as_json: bool) -> int
 
 def _check(registry: Registry, board: Board) -> dict[str, Any]:
     from deploy.errors import BoardError
+    from deploy.measure import list_meters
+    from deploy.meters.attached import describe
 
     with common.session_with(registry, board) as session:
         identity = session.hello["identity"]
-        meters = session.request("meters.list").header
+        meters = list_meters(session)
         state = session.request("state").header
         current = session.request("release.current").header["current"]
         try:
@@ -85,6 +87,7 @@ def _check(registry: Registry, board: Board) -> dict[str, Any]:
         trips = sorted(session.ping() for _ in range(20))
     for header in (meters, state, runtime):
         header.pop("id", None)
+    attached = describe(board)
     return {
         "board": board.name,
         "ok": True,
@@ -93,6 +96,8 @@ def _check(registry: Registry, board: Board) -> dict[str, Any]:
         "current": current,
         "rails": meters["rails"],
         "unreadable": meters["unreadable"],
+        "host_rails": attached["rails"],
+        "host_meters_error": attached["error"],
         "state": state,
         "round_trip_us": trips[len(trips) // 2] / 1000,
         "differences": differences(board, identity, meters["rails"]),
@@ -119,6 +124,18 @@ def differences(board: Board, identity: dict[str, Any], rails: list[dict[str, An
     return found
 
 
+def _rail(rail: dict[str, Any]) -> str:
+    """``VDD_IN by ina3221 (module, all of it; running average of 0.448 s; steps of 40 mW)``."""
+    about = [rail["scope"] + (", all of it" if rail["total"] else f", adds to {rail['adds']}" if rail["adds"] else "")]
+    if rail["update_period_s"]:
+        how = {"box": "average over", "iir": "running average of", "none": "a look every"}
+        about.append(f"{how.get(rail['averaging'], 'new every')} {rail['update_period_s']:.3g} s")
+    if rail["lsb"]:
+        about.append(f"steps of {rail['lsb']:.3g} {'uJ' if rail['quantity'] == 'energy_uj' else 'mW'}")
+    made = "" if rail["origin"] == "measured" else f", a {rail['origin']}"
+    return f"{rail['name']} by {rail['chip']}{made} ({'; '.join(about)})"
+
+
 def _show(entry: dict[str, Any]) -> None:
     if not entry["ok"]:
         common.note(f"error: {entry['error']}")
@@ -139,7 +156,9 @@ def _show(entry: dict[str, Any]) -> None:
         table.add_row("runtime", f"{runtime['runtime']}, numpy {runtime['numpy']}, Python {identity['python']}")
     current = entry["current"]
     table.add_row("current", f"{current['release']} ({current['bundle'][:12]})" if current else "nothing pushed yet")
-    rails = [f"{rail['name']} by {rail['chip']}" for rail in entry["rails"]]
+    rails = [_rail(rail) for rail in entry["rails"]]
+    rails += [f"{_rail(rail)}, on this machine" for rail in entry["host_rails"]]
+    rails += [entry["host_meters_error"]] if entry["host_meters_error"] else []
     rails += [f"{u['chip']} cannot be read: {u['path']}: {u['reason']}" for u in entry["unreadable"]]
     table.add_row("meters", "\n".join(rails) or "none")
     table.add_row("round trip", f"{entry['round_trip_us']:.0f} us")
@@ -187,24 +206,45 @@ def add(
 
 @command.command(
     "discover",
-    help="""List the serial ports of this machine that a board may hang on: USB adapters first."""
+    help="""
+    List what a board may hang on: serial ports of this machine, USB adapters first, and machines of the local network
+    that announce SSH or themselves (mDNS).
+    """
     + common.example("deploy boards discover"),
 )
+@click.option(
+    "--seconds", type=click.FloatRange(0.0, 60.0), default=1.5, show_default=True,
+    help="Wait so long for the network; 0 asks nobody.",
+)  # fmt: skip
 @common.json_option
-def discover(as_json: bool) -> None:
+def discover(seconds: float, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from deploy.transport.mdns import browse
     from deploy.transport.ports import ports
 
-    found = ports()
+    found, hosts = ports(), browse(seconds) if seconds else []
     if as_json:
-        common.show_json(found)
-    elif not found:
-        common.note("no serial port here; boards on the network are named by `deploy boards add NAME --host HOST`")
-    else:
+        common.show_json({"ports": [asdict(port) for port in found], "hosts": [asdict(host) for host in hosts]})
+        return
+    if found:
         table = common.new_table("port", "adapter", "serial number")
         for port in found:
             table.add_row(port.path, port.adapter, port.serial_number or "")
         common.show_table(table)
         common.note(f"in boards.yaml: `transport: {{kind: serial, port: {found[0].path}, baud: 115200, user: NAME}}`")
+    if hosts:
+        table = common.new_table("host", "ssh", "addresses", "maker")
+        for host in hosts:
+            ssh = "not announced" if host.ssh_port is None else str(host.ssh_port)
+            table.add_row(host.host, ssh, " ".join(host.addresses), host.maker or "")
+        common.show_table(table)
+        common.note(f"`deploy boards add NAME --kind KIND --host {hosts[0].host}` registers one")
+    if not found and not hosts:
+        common.note(
+            "no serial port here, and nobody on this network announces itself; "
+            "`deploy boards add NAME --kind KIND --host HOST` registers a board by its address"
+        )
 
 
 @command.command(

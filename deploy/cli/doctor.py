@@ -52,6 +52,9 @@ def _checks(boards_file: str | None) -> Any:
     ):
         yield _package(package, needed_for, extra)
     yield _tool("ssh", "jump hosts (ProxyJump)", "openssh-client")
+    yield _tool("qemu-system-aarch64", "virtual boards", "qemu-system-arm")
+    yield _tool("qemu-img", "virtual boards", "qemu-utils")
+    yield _tool("mksquashfs", "virtual boards", "squashfs-tools")
     try:
         registry = load(boards_file)
         yield {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,12 +12,58 @@ from deploy.cli import common
 
 @click.command(
     "inspect",
-    help="""Show what a .tflite or a bundle holds: inputs, outputs, operators, weights.  Nothing is run."""
-    + common.example("deploy inspect net.bundle"),
+    help="""
+    Show what a .tflite or a bundle holds: inputs, outputs, operators, weights.  Nothing is run.
+
+    With --board it is loaded there, and the table says for each node that our kernels know which one runs it and why.
+    """
+    + common.example("deploy inspect net.bundle", "deploy inspect --board local net.bundle"),
 )
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--board", "-b", "board_name", metavar="NAME", help="Show which kernels would run on this board.")
+@common.strict_option
+@common.kernels_option
 @common.json_option
-def command(path: Path, as_json: bool) -> None:
+@click.pass_obj
+def command(boards_file: str | None, path: Path, board_name: str | None, as_json: bool) -> None:
+    if board_name:
+        _on_board(boards_file, board_name, path, as_json)
+    else:
+        _file(path, as_json)
+
+
+def _on_board(boards_file: str | None, board_name: str, path: Path, as_json: bool) -> None:
+    from deploy import inference
+
+    bundle = common.read_bundle(path)
+    with common.on_board(boards_file, board_name, bundle) as on:
+        model = inference.load(on.session, bundle=bundle.digest, subject=bundle.name)
+        inference.unload(on.session, bundle.name)
+        identity = on.session.hello["identity"]
+        why_off = on.session.kernels.why_off
+    if as_json:
+        common.show_json(
+            {"board": board_name, "bundle": bundle.digest, "runtime": model.runtime, "nodes": model.kernels,
+             "kernels_off": why_off, "cpu_features": identity.get("cpu_features", [])}
+        )  # fmt: skip
+        return
+    common.show(f"{bundle.name} on {board_name}: {model.runtime}, {_cpu(identity)}")
+    if model.kernels is None:
+        common.show(f"our kernels are off: {why_off or 'as asked'}; the stock runtime runs every node")
+        return
+    table = common.new_table("node", "operator", "runs on", "resident", "why", right=("node", "resident"))
+    for node in model.kernels:
+        held = common.size(node["packed_bytes"]) if node.get("kernel") else ""
+        table.add_row(str(node["node"]), node["op"], node.get("kernel") or "stock runtime", held, node["reason"])
+    common.show_table(table)
+
+
+def _cpu(identity: dict[str, Any]) -> str:
+    features = ", ".join(identity.get("cpu_features", [])) or "no feature that our kernels know"
+    return f"{identity.get('model') or identity['machine']} ({features})"
+
+
+def _file(path: Path, as_json: bool) -> None:
     from deploy import bundle as bundles
     from deploy import model_file
     from deploy.errors import BundleError

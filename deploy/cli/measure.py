@@ -237,6 +237,8 @@ def energy_lines(entries: Any, unmetered: str | None) -> list[str]:
         said = [f"{net}, gross {_with_error(entry.gross_uj, entry.gross_u_uj)} per invocation (k = 2)"]
         said.append(f"{idle}active {entry.active_mw / 1000:.4g} W")
         windows = f", {entry.windows} windows" if entry.windows else ""
+        each = getattr(entry, "window_net_uj", ())
+        windows += f" of {common.energy(min(each))} to {common.energy(max(each))}" if len(each) > 1 else ""
         said.append(f"{entry.source} ({entry.scope}){windows}")
         rejected, codes = getattr(entry, "rejected", ()), getattr(entry, "codes", ())
         if rejected:

@@ -84,7 +84,7 @@ class Attached:
 
 
 def _rate(board: Board) -> float:
-    return max((rail.sample_rate_hz for rail in board.rails), default=DEFAULT_HZ)
+    return max((rail.sample_rate_hz for rail in board.rails if rail.sample_rate_hz), default=DEFAULT_HZ)
 
 
 def describe(board: Board) -> dict[str, Any]:

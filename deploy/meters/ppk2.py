@@ -25,6 +25,7 @@ from devices.protocol.meter import Meter, Rail, Sample
 RATE_HZ = 100_000
 PERIOD_S = 0.01  # one sample of ours holds a thousand of the kit's
 COUNTS = 64
+MOST_UNALIGNED = 40_000  # bytes, a tenth of a second, in which words must be seen to count up
 LOST = 1e-3  # of all words: more, and the energy is not known
 _START, _STOP, _POWER, _REGULATOR, _MODE, _META = 0x06, 0x07, 0x0C, 0x0D, 0x11, 0x19
 _AMPERE, _SOURCE = 1, 2
@@ -107,7 +108,13 @@ class Ppk2:
         if len(data) - len(self._rest) == 0:
             raise OSError(f"{self._port.name}: the kit sends nothing")
         if self._next is None:
-            data = _aligned(data)
+            aligned = _aligned(data)
+            if not aligned and len(data) > MOST_UNALIGNED:
+                raise ValueError(f"{self._port.name}: what comes are no words of a Power Profiler Kit II")
+            if not aligned:
+                self._rest = data
+                return []
+            data = aligned
         whole = len(data) // 4 * 4
         self._rest = data[whole:]
         words = np.frombuffer(data[:whole], "<u4")

@@ -64,7 +64,7 @@ def open_meter(name: str, scope: str, settings: Mapping[str, Any]) -> Meter:
         )
         instrument.timeout = TIMEOUT_MS
         maker, model = f"{instrument.query('*IDN?')},,".split(",")[:2]
-    except (pyvisa.Error, ValueError) as error:
+    except (pyvisa.Error, OSError, ValueError) as error:
         raise OSError(f"{settings['resource']}: {error}") from None
     chip = "-".join(word.strip().replace(" ", "-") for word in (maker, model) if word.strip()).lower() or "scpi"
     rail = Rail(

@@ -73,9 +73,10 @@ def latency_effect(first: Run, second: Run) -> Effect:
 
 def energy_effects(first: Run, second: Run) -> list[Effect]:
     """
-    Gross energy per invocation of the rails that both runs measured; windows are the restarts.
+    Gross energy per invocation of the rails that both runs measured: what the board draws meanwhile, idle share and all.
 
-    Only what was measured counts: modelled energy is no evidence.  The interval comes from the repetition alone.
+    Only what was measured counts: modelled energy is no evidence.  The interval comes from both stated uncertainties,
+    which is careful where one meter measured both, as its errors then cancel in part.
     """
     found = []
     theirs = {entry["rail"]: entry for entry in second.record.get("energy", ())}
@@ -155,7 +156,8 @@ def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, str
 
 
 def _is_measured(entry: Mapping[str, Any]) -> bool:
-    return str(entry.get("source", "")).startswith("measured:") and entry.get("gross_uj") is not None
+    measured = str(entry.get("source", "")).startswith(("measured:", "measured+corrected:"))
+    return measured and entry.get("gross_uj") is not None
 
 
 def _board(record: Mapping[str, Any]) -> tuple[Any, ...]:

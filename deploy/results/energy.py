@@ -515,7 +515,9 @@ def _budget(
             _add(found, "resolution", rail.lsb * (2 / 12) ** 0.5 / invocations)
         else:
             steps = float(np.mean([entry.steps for entry in mine]))
-            _add(found, "resolution", rail.lsb * per_mw * (1 / 12 / steps + of_net / 12) ** 0.5)
+            # The baseline is rounded too, and taken away for as long as the value differs from it.
+            away = min(float(np.mean([e.span_s for e in mine])), seconds + 3 * (rail.update_period_s or 0.0)) / seconds
+            _add(found, "resolution", rail.lsb * per_mw * ((1 / steps + of_net * away**2) / 12) ** 0.5)
         if rail.update_period_s is None:
             unstated.add("lag")
         elif not guarded:

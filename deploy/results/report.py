@@ -22,7 +22,7 @@ from deploy.results.store import Run, Store
 from deploy.results.verdicts import CODES
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-MOST_POINTS = 4000  # more would make the file large and the picture no better
+MOST_POINTS = 2500  # more would make the file large and the picture no better
 CLIP = 99.5  # percentile at which the histogram's axis ends, or at four medians
 
 Rows = Sequence[tuple[str, str]]

@@ -17,8 +17,7 @@ class Point:
 
     Attributes:
         accuracy: top-1 on the board, or where it was not evaluated there on the host that built it; None where neither.
-        energy_uj: net, per invocation, of the rail that stands for the whole, or of the only one; None where there is
-            no such number.
+        energy_uj: net, per invocation, of the rail to look at first, or of the only one; None where none was measured.
     """
 
     run: str
@@ -70,6 +69,6 @@ def _accuracy(evaluated: dict[str, Any], host: Any) -> float | None:
 
 def _energy(record: dict[str, Any]) -> float | None:
     entries = [e for e in record.get("energy") or () if e.get("net_uj") is not None]
-    totals = {rail["name"] for rail in record.get("rails") or () if rail.get("total")}
-    whole = [e for e in entries if e["rail"] in totals] or (entries if len(entries) == 1 else [])
+    entries = [e for e in entries if str(e.get("source", "")).startswith("measured")]
+    whole = [e for e in entries if e.get("primary")] or (entries if len(entries) == 1 else [])
     return float(whole[0]["net_uj"]) if len(whole) == 1 else None

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from deploy.boards import Rail as StatedRail
 from deploy.results.energy import guard
 from devices.protocol.meter import Rail
+from devices.protocol.sampling import DEFAULT_HZ
 from devices.protocol.student import half_width
 
 WARMER_MC = 2_000  # thousandths of a degree Celsius, over one window
+MOST_HZ = 300.0  # of sampling, unless boards.yaml asks for more
 DISTURBS = 0.02  # of the latency, by reading the meters
 
 
@@ -22,6 +25,18 @@ def pause_s(rails: Sequence[Rail], idle_s: float, clock_bound_s: float = 0.0, sa
     """How long the board must rest between two windows, so that `idle_s` of it are seen by the slowest meter."""
     margins = [guard(rail, clock_bound_s, sample_s) for rail in rails]
     return idle_s + max((margin.before_s + margin.after_s for margin in margins), default=0.0)
+
+
+def sample_rate_hz(rails: Sequence[Mapping[str, Any]], stated: Sequence[StatedRail]) -> float:
+    """
+    How often to read a board's meters: what boards.yaml says; else 100 Hz, and for a sensor that looks at points in
+    time twice in each of its periods, but no more than 300 Hz: it has no memory of what it is not asked for.
+    """
+    asked = [rail.sample_rate_hz for rail in stated if rail.sample_rate_hz is not None]
+    if asked:
+        return max(asked)
+    periods = [rail["update_period_s"] for rail in rails if rail.get("averaging") == "none"]
+    return max([DEFAULT_HZ, *(min(MOST_HZ, 2 / float(period)) for period in periods if period)])
 
 
 def objections(reply: Mapping[str, Any], counted: int) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ _BOOT = re.compile(
     rb"U-Boot|Hit any key to stop|^(?:=>|Zynq>|ZynqMP>|[a-z0-9-]*=>) ?$|grub>", re.IGNORECASE | re.MULTILINE
 )
 _ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
+_KERNEL = re.compile(rb"\[ *\d+\.\d{6}\] [^\r\n]*[\r\n]*")
 _END = re.compile(rb"DEPLOY-END-(\d+)")
 _OLD = re.compile(rb"DEPLOY-OLD (\d[\d.]+)")
 
@@ -230,8 +231,8 @@ class _Port:
         self._port: Any = serial.serial_for_url(name, do_not_open=True)
         self._port.baudrate = baud
         self._port.timeout = POLL_S
-        self._port.write_timeout = 0
-        if isinstance(self._port, serial.Serial):
+        if isinstance(self._port, serial.Serial):  # a port behind TCP has none of these
+            self._port.write_timeout = 0
             self._port.exclusive = True
         self._port.open()
 
@@ -339,8 +340,12 @@ class Serial:
         enough: Callable[[bytes, list[bytes]], bool] = lambda text, frames: False,
         quiet_s: float = 60.0,
     ) -> tuple[bytes, list[bytes]]:
-        """Text and frames that come, until they are enough, or nothing more came for `quiet_s`, or time is up."""
-        raw, frames = b"", []
+        """
+        Text and frames that come, until they are enough, or nothing more came for `quiet_s`, or time is up.
+
+        Messages of the kernel are no sign that whoever was asked still talks.
+        """
+        raw, said, frames = b"", b"", []
         end, last = time.monotonic() + timeout_s, time.monotonic()
         while time.monotonic() < end:
             data = self._port.read()
@@ -348,9 +353,10 @@ class Serial:
             if data:
                 raw += data
                 frames += self._splitter.feed(data)
-                last = time.monotonic()
-            text = _ANSI.sub(b"", raw)
-            if enough(text, frames) or (raw and time.monotonic() - last > quiet_s):
+                heard = _KERNEL.sub(b"", raw)
+                if heard != said:
+                    said, last = heard, time.monotonic()
+            if enough(_ANSI.sub(b"", raw), frames) or (raw and time.monotonic() - last > quiet_s):
                 break
         return _ANSI.sub(b"", raw), frames
 
@@ -359,7 +365,7 @@ class Serial:
 
     def _meet(self) -> bool:
         """Find out who is there: True for a shell (logged in to, if need be), False for a board's end of the line."""
-        said, silent, refused = b"", 0, b""
+        said, silent, odd, refused = b"", 0, 0, b""
         for attempt in range(ATTEMPTS):
             self._type("\r" if attempt == 0 else "\x15\r")  # ^U: what noise has typed is no user name
             text, frames = self._listen(2.0, _prompted, quiet_s=0.4)
@@ -375,7 +381,7 @@ class Serial:
                 self._listen(5.0, lambda text, frames: _LOGIN.search(text) is not None)
             elif not text:
                 silent += 1
-                if silent > 3:
+                if silent > 2:
                     raise self._unreachable(
                         "nothing comes, not even an echo",
                         "is it switched on, and are TX and RX the right way round? "
@@ -383,13 +389,17 @@ class Serial:
                     )
             elif self._answers():
                 return True
+            elif _is_odd(text):
+                odd += 1
+                if odd > 3:
+                    break
             elif _BOOT.search(text):
                 refused = _BOOT.search(text)[0]  # type: ignore[index]
                 if attempt >= 2:
                     raise self._unreachable(
                         f"its boot loader answers ({_shown(refused)}), not Linux", "`boot` there starts Linux, mostly"
                     )
-        if said and sum(byte >= 0x7F or byte < 7 for byte in said) > len(said) // 4:
+        if _is_odd(said):
             raise self._unreachable(
                 f"what comes is no text ({_shown(said)})",
                 f"is {self._settings.baud} baud right? `baud:` of {self._board.name!r} in boards.yaml",
@@ -643,6 +653,11 @@ def _bare(source: str) -> str:
 def _home(path: str) -> str:
     """A path for the shell, quoted but for its tilde."""
     return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
+
+
+def _is_odd(text: bytes) -> bool:
+    """More of it is no text than noise explains."""
+    return sum(byte >= 0x7F or byte < 7 for byte in text) > len(text) // 4
 
 
 def _prompted(text: bytes, frames: list[bytes]) -> bool:

@@ -4,6 +4,7 @@ Virtual boards from the host's side: bring one up, ask its keeper for something,
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from deploy import boards
@@ -29,6 +31,7 @@ from deploy.virtual.registry import Place, places, state_dir
 
 START_S = 300.0
 STOP_S = 15.0
+PATIENCE_S = 5.0
 PACED_BAUD = 115_200
 LINE_KEYS = ("baud", "latency_s", "errors", "seed")
 
@@ -84,7 +87,7 @@ def up(kind_name: str, options: Options, note: Note, boards_file: str | None = N
     """
     kind = find(kind_name)
     name = options.name or kind.name
-    _check_name(name, boards_file)
+    check_name(name, boards_file)
     machine.qemu(kind.arch)
     image = images.ensure(kind.arch, note)
     extras = collect(kind, image)
@@ -98,7 +101,7 @@ def up(kind_name: str, options: Options, note: Note, boards_file: str | None = N
     return Up(name, kind.name, board.entries, snapshot is not None, time.monotonic() - started, extras.missing)
 
 
-def _check_name(name: str, boards_file: str | None) -> None:
+def check_name(name: str, boards_file: str | None) -> None:
     if not boards.is_name(name) or name.startswith("."):
         raise UsageError(f"{name!r} is no name of a board: letters, digits, `.`, `_` and `-`, 64 at most")
     if Place(name).is_kept():
@@ -143,6 +146,32 @@ class Starting:
             pass  # why it is gone is told next
         _told(self._keeper, self.place, START_S)
 
+    def close(self) -> None:
+        """Let go of it: it is gone unless it was adopted."""
+        keeper = self._keeper
+        assert keeper.stdin and keeper.stdout
+        try:
+            keeper.stdin.close()
+        except OSError:
+            pass  # a word to a keeper that is gone
+        keeper.stdout.close()
+        if (self.place.read() or {}).get("up"):
+            return
+        try:
+            keeper.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            keeper.kill()  # QEMU dies with it
+            keeper.wait()
+        _remove(self.place)
+
+    def __enter__(self) -> Starting:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 @contextmanager
 def starting(
@@ -155,46 +184,82 @@ def starting(
         snapshot: disk with the snapshot to resume; None: boot.
 
     Raises:
-        VirtualError
+        ConfigError: another command is bringing up a board of this name.
+        VirtualError: it does not come up.
     """
     place = Place(name)
-    _remove(place)
-    place.folder.mkdir(mode=0o700, parents=True)
-    keeper = None
-    try:
-        described = _describe(kind, image, extras, name, options, snapshot)
-        (place.folder / "initrd").write_bytes(image.initrd.read_bytes() + machine.seed(kind, image, name, extras))
-        cores, memory_mib = described["cores"], described["memory_mib"]
-        tree = machine.device_tree(kind, image, cores, memory_mib, described["serial_number"], extras)
-        (place.folder / "tree.dtb").write_bytes(tree)
-        if snapshot is None:
-            machine.make_disk(kind, image, place.folder / "data.qcow2")
-        else:
-            warm.copy(snapshot, place.folder / "data.qcow2")
-        place.known_hosts.write_text(f"[127.0.0.1]:{described['port']} {machine.host_key()}\n")
-        place.described.write_text(json.dumps(described))
-        with (place.folder / "keeper.log").open("wb") as log:
-            keeper = subprocess.Popen(
-                [sys.executable, "-m", "deploy.virtual.keeper", str(place.folder)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": _search_path()},
-            )  # fmt: skip
-        _told(keeper, place, START_S)
-        yield Starting(place, described["entries"], keeper)
-    finally:
-        if keeper is None:
+    with claim(place):
+        try:
+            _furnish(place, kind, image, extras, options, snapshot)
+        except BaseException:
             _remove(place)
-        else:
-            assert keeper.stdin and keeper.stdout
-            keeper.stdin.close()
-            keeper.stdout.close()
-            if not (place.read() or {}).get("up"):
-                try:
-                    keeper.wait(STOP_S)
-                except subprocess.TimeoutExpired:
-                    keeper.kill()  # QEMU dies with it
-                    keeper.wait()
-                    _remove(place)
+            raise
+        board = start_keeper(place)
+    with board:
+        yield board
+
+
+def start_keeper(place: Place) -> Starting:
+    """
+    Start the keeper of a board whose folder is ready, and wait until the board is.
+
+    Raises:
+        VirtualError: it does not come up; nothing of it is left.
+    """
+    with (place.folder / "keeper.log").open("wb") as log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "deploy.virtual.keeper", str(place.folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": _search_path()},
+        )  # fmt: skip
+    board = Starting(place, (place.read() or {}).get("entries", {}), keeper)
+    try:
+        _told(keeper, place, START_S)
+    except BaseException:
+        board.close()
+        raise
+    return board
+
+
+@contextmanager
+def claim(place: Place) -> Iterator[None]:
+    """
+    An empty folder for a board, held until its keeper has it.
+
+    Raises:
+        ConfigError: there is a board of this name, or somebody is bringing it up.
+    """
+    state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir() / f".{place.name}.claim").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = not place.is_kept()
+        except BlockingIOError:
+            free = False
+        if not free:
+            raise ConfigError(
+                f"board {place.name!r} is up already, or coming up",
+                f"`--name` gives another; `deploy virtual down {place.name}` ends it",
+                board=place.name,
+            )
+        _remove(place)
+        place.folder.mkdir(mode=0o700)
+        yield
+
+
+def _furnish(place: Place, kind: Kind, image: Image, extras: Extras, options: Options, snapshot: Path | None) -> None:
+    """Everything that QEMU and the keeper read."""
+    described = _describe(kind, image, extras, place.name, options, snapshot)
+    (place.folder / "initrd").write_bytes(image.initrd.read_bytes() + machine.seed(kind, image, place.name, extras))
+    cores, memory_mib = described["cores"], described["memory_mib"]
+    tree = machine.device_tree(kind, image, cores, memory_mib, described["serial_number"], extras)
+    (place.folder / "tree.dtb").write_bytes(tree)
+    if snapshot is None:
+        machine.make_disk(kind, image, place.folder / "data.qcow2")
+    else:
+        warm.copy(snapshot, place.folder / "data.qcow2")
+    place.known_hosts.write_text(f"[127.0.0.1]:{described['port']} {machine.host_key()}\n")
+    place.described.write_text(json.dumps(described))
 
 
 def _describe(
@@ -298,8 +363,8 @@ def free_port() -> int:
 class Status:
     """
     Attributes:
-        state: running, hung, off, ``dead: <reason>``; ``left`` where only files are left of it.
-        rss_mib: of QEMU, resident now; None when there is none.
+        state: starting, running, hung, off, ``dead: <reason>``; ``busy`` while its keeper does something that takes
+            long; ``left`` where only files are left of it.
     """
 
     name: str
@@ -319,9 +384,9 @@ def status() -> list[Status]:
         if described is None:
             continue
         try:
-            state = str(ask(place.name, "status")["state"]) if place.is_kept() else "left"
+            state = str(ask(place.name, "status", timeout_s=PATIENCE_S)["state"]) if place.is_kept() else "left"
         except VirtualError:
-            state = "starting"
+            state = "busy" if described["up"] else "starting"
         values = {key: described[key] for key in ("name", "kind", "virtual", "port", "cores", "memory_mib")}
         found.append(Status(state=state, **values))
     return found

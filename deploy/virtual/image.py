@@ -114,7 +114,7 @@ def ensure(arch: str, note: Note) -> Image:
     with held(folder.with_suffix(".lock")):
         if folder.is_dir():
             try:
-                return _read(folder, arch)
+                return read(folder, arch)
             except (OSError, ValueError, KeyError) as error:
                 note(f"the image is damaged ({error}): making it anew")
                 shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +131,7 @@ def ensure(arch: str, note: Note) -> Image:
             except OSError as error:
                 raise VirtualError(f"no image can be made: {error.strerror}: {folder.parent}") from None
             made.rename(folder)
-        return _read(folder, arch)
+        return read(folder, arch)
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def _recipe(arch: str) -> str:
     return hashlib.sha256(json.dumps([parts, scripts]).encode()).hexdigest()
 
 
-def _read(folder: Path, arch: str) -> Image:
+def read(folder: Path, arch: str) -> Image:
     """
     Raises:
         OSError, ValueError, KeyError: it is damaged.

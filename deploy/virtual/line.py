@@ -1,9 +1,11 @@
 """
 A serial line with a pty at the host's end: a process of its own that carries bytes as a UART would.
 
-Each direction has 10 bits for a byte (8N1), a latency, and byte errors (a third each flipped, lost and inserted).
-Commands on standard input change it while it runs: ``cut``, ``restore``, ``errors 1e-3``, ``baud 9600``, and
-``log TEXT`` (a kernel message that the board's side writes in between).  It ends when standard input does.
+Each direction has 10 bits for a byte (8N1), a latency, and byte errors (a quarter each flipped, lost, inserted and
+doubled).  Commands on standard input change it while it runs: ``cut``, ``restore``, ``errors 1e-3``, ``log TEXT`` (a
+kernel message that the board's side writes in between), ``cuts COUNT BYTES SECONDS`` (so many cuts, each so long, with
+so many bytes of the host in between), and ``counts``, answered with a JSON line on what it has done.  It ends when
+standard input does.
 
 Real: ptys, their line discipline, timing to about a millisecond.  Not real: UART overruns, break, parity, and the
 rate that a program sets (the line has its own).
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import math
 import os
 import random
@@ -39,10 +42,15 @@ class Direction:
     Args:
         source, sink: file descriptors that do not block.
         baud: bits a second; 0 for a line that does not pace.
+        counts: of bytes that were flipped, lost, inserted and doubled.
     """
 
-    def __init__(self, source: int, sink: int, baud: float, latency_s: float, seed: int) -> None:
+    def __init__(
+        self, source: int, sink: int, baud: float, latency_s: float, seed: int, counts: collections.Counter[str]
+    ) -> None:
         self.source, self.sink, self.baud = source, sink, baud
+        self.carried = 0  # bytes that were on the wire
+        self._counts = counts
         self._latency_s = latency_s
         self._rng = random.Random(seed)
         self._waiting: collections.deque[tuple[float, bytes]] = collections.deque()  # when its last bit is out
@@ -77,6 +85,7 @@ class Direction:
         """
         while self._waiting and self._waiting[0][0] <= now:
             at, piece = self._waiting.popleft()
+            self.carried += len(piece)
             if not cut:
                 self._flying.append((at + self._latency_s, self._damaged(piece, errors)))
         self.stuck = False
@@ -103,11 +112,12 @@ class Direction:
             if self._rng.random() >= errors:
                 out.append(byte)
                 continue
-            fate = self._rng.randrange(3)
-            if fate == 0:
+            fate = self._rng.choice(("flipped", "lost", "inserted", "doubled"))
+            self._counts[fate] += 1
+            if fate == "flipped":
                 out.append(byte ^ 1 << self._rng.randrange(8))
-            elif fate == 1:
-                out += bytes((byte, self._rng.randrange(256)))
+            elif fate != "lost":
+                out += bytes((byte, byte if fate == "doubled" else self._rng.randrange(256)))
         return bytes(out)
 
 
@@ -128,21 +138,30 @@ def main() -> None:
     os.set_blocking(board, False)
     sys.stdout.write(" ".join(map(os.ttyname, ends)) + "\n")
     sys.stdout.flush()
-    there = Direction(host, board, options.baud, options.latency_s, options.seed)
-    back = Direction(board, host, options.baud, options.latency_s, options.seed + 1)
+    counts: collections.Counter[str] = collections.Counter()
+    there = Direction(host, board, options.baud, options.latency_s, options.seed, counts)
+    back = Direction(board, host, options.baud, options.latency_s, options.seed + 1, counts)
     # QEMU takes what it is given when the guest gets round to it; a pty is read now, by somebody or by nobody.
     there_s = math.inf if options.board_fd is not None else 0.0
     back_s = 0.0 if options.baud else UNREAD_S
-    _carry(there, back, options.errors, there_s, back_s)
+    _carry(there, back, counts, options.errors, there_s, back_s)
 
 
-def _carry(there: Direction, back: Direction, errors: float, there_s: float, back_s: float) -> None:
+def _carry(
+    there: Direction, back: Direction, counts: collections.Counter[str], errors: float, there_s: float, back_s: float
+) -> None:
     cut, commands = False, b""
+    cuts, every, cut_s, next_cut, restored = 0, 0, 0.0, 0, math.inf
     while True:
         now = time.monotonic()
+        if now >= restored:
+            cut, restored, next_cut = False, math.inf, there.carried + every
+        elif cuts and not cut and there.carried >= next_cut:
+            cut, restored, cuts = True, now + cut_s, cuts - 1
+            counts["cuts"] += 1
         there.step(now, errors, cut, there_s)
         back.step(now, errors, cut, back_s)
-        wait = max(0.0, min(there.due(), back.due(), now + 1.0) - time.monotonic())
+        wait = max(0.0, min(there.due(), back.due(), restored, now + 1.0) - time.monotonic())
         sources = [direction.source for direction in (there, back) if direction.room() > 0]
         readable, _, _ = select.select([*sources, 0], [one.sink for one in (there, back) if one.stuck], [], wait)
         now = time.monotonic()
@@ -164,12 +183,18 @@ def _carry(there: Direction, back: Direction, errors: float, there_s: float, bac
                 word, _, rest = line.decode().partition(" ")
                 if word in ("cut", "restore"):
                     cut = word == "cut"
+                    counts["cuts"] += cut
                 elif word == "errors":
                     errors = float(rest)
-                elif word == "baud":
-                    there.baud = back.baud = float(rest)
                 elif word == "log":
                     back.take(rest.encode() + b"\r\n", now)
+                    counts["kernel messages"] += 1
+                elif word == "cuts":
+                    count, size, seconds = rest.split()
+                    cuts, every, cut_s, next_cut = int(count), int(size), float(seconds), there.carried + int(size)
+                elif word == "counts":
+                    sys.stdout.write(json.dumps(counts) + "\n")
+                    sys.stdout.flush()
 
 
 def _pty() -> tuple[int, int]:

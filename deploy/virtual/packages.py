@@ -19,6 +19,7 @@ from deploy.paths import cache_dir
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SUITE = "bookworm"
+SYSTEM = ":/usr/sbin:/sbin"  # mke2fs lies there, where a user's PATH does not lead
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def need(tool: str, package: str) -> str:
     Raises:
         ToolMissing: it is not here; with the command that installs it.
     """
-    path = shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    path = shutil.which(tool, path=os.environ.get("PATH", "") + SYSTEM)
     if path is None:
         raise ToolMissing(f"{tool} is not here", f"`sudo apt install {package}`", tool=tool)
     return path

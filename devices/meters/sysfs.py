@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from pathlib import Path
 
@@ -10,6 +11,14 @@ _OFF = (errno.ENODATA, errno.EAGAIN)  # the channel is switched off, or its conv
 # A bus may fail once; a chip that was unplugged fails each time.
 _GLITCH = (errno.EIO, errno.EREMOTEIO, errno.ENXIO, errno.ETIMEDOUT, errno.EBUSY)
 PATIENCE = 10  # glitches in a row
+
+
+@functools.cache
+def _sysfs_device() -> int:
+    try:
+        return os.stat("/sys/class").st_dev
+    except OSError:
+        return -1
 
 
 class Value:
@@ -22,6 +31,8 @@ class Value:
         self.path = str(path)
         self._fd = -1
         self._glitches = 0
+        # A file that lost its name was taken away or replaced: never in sysfs, often in a tree of files.
+        self._may_move = True
 
     def read(self) -> int | None:
         """
@@ -32,10 +43,10 @@ class Value:
             ValueError: it says something that is no integer.
         """
         try:
-            # A file that lost its name was taken away or replaced: never in sysfs, often in a tree of files.
-            if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:
+            if self._fd < 0 or (self._may_move and os.fstat(self._fd).st_nlink == 0):
                 self.close()
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._may_move = os.fstat(self._fd).st_dev != _sysfs_device()
             text = os.pread(self._fd, 64, 0)
         except OSError as error:
             if error.errno in _OFF:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class Rail:
         return f"{self.origin}:{self.chip}@{self.name}"
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One raw value of rail number `rail`, at the middle of its reading (CLOCK_MONOTONIC)."""
 
     t_ns: int

@@ -6,7 +6,7 @@
 
 #include "binary/panel.h"
 #include "binary/variants.h"
-#include "common/requantize_avx512.h"
+#include "common/requantize_rows_avx512.h"
 #include "common/unroll.h"
 
 namespace deploy {
@@ -39,7 +39,7 @@ void tile_rows(const TileArgs& args) {
       }
     }
   }
-  alignas(64) int32_t sums[Rows * 32 + 16];
+  alignas(64) int32_t sums[(Rows + 1) * 32];
   const __m512i lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   DEPLOY_UNROLL
   for (int r = 0; r < Rows; ++r) {
@@ -62,7 +62,11 @@ void tile_rows(const TileArgs& args) {
       });
     }
   }
-  requantize_store32(sums, Rows, p.multiplier, p.shift, args);
+  if (args.single_rounding) {
+    requantize_store32(sums, Rows, p.multiplier, p.shift, args);
+  } else {
+    requantize_rows<2>(sums, p.multiplier, p.shift, args);
+  }
 }
 
 void tile(const TileArgs& args) {

@@ -16,7 +16,7 @@ void dense_reference_tile(const TileArgs& args) {
       }
       args.out[row * args.out_stride + column] =
           requantize(static_cast<int32_t>(acc), p.multiplier[column], p.shift[column], args.output_zero_point,
-                     args.clamp_min, args.clamp_max);
+                     args.clamp_min, args.clamp_max, args.single_rounding);
     }
   }
 }

@@ -108,7 +108,7 @@ static void dense_rows(const TileArgs& args) {
       }
     }
   }
-  alignas(64) int32_t sums[(Rows + 3) / 4 * 4][16 * Vecs];
+  alignas(64) int32_t sums[(Rows + 3) / 4 * 4 + 1][16 * Vecs];  // one row more than is used, see requantize_rows()
   DEPLOY_UNROLL
   for (int v = 0; v < Vecs; ++v) {
     const __m512i bias = _mm512_loadu_si512(p.bias + 16 * v);

@@ -98,10 +98,6 @@ void make_image(const DirectPlan& plan, const DirectRun& run, const int8_t* inpu
 uint64_t padded_taps(const DeployConvShape& s, int32_t oy, int32_t ox) {
   const int64_t top = static_cast<int64_t>(oy) * s.stride_h - s.pad_top;
   const int64_t left = static_cast<int64_t>(ox) * s.stride_w - s.pad_left;
-  if (top >= 0 && left >= 0 && top + static_cast<int64_t>(s.kernel_h - 1) * s.dilation_h < s.in_h &&
-      left + static_cast<int64_t>(s.kernel_w - 1) * s.dilation_w < s.in_w) {
-    return 0;
-  }
   uint64_t mask = 0;
   int32_t tap = 0;
   for (int32_t ky = 0; ky < s.kernel_h; ++ky) {
@@ -112,6 +108,16 @@ uint64_t padded_taps(const DeployConvShape& s, int32_t oy, int32_t ox) {
     }
   }
   return mask;
+}
+
+/// Output indices [begin, end) along one dimension that no tap's padding touches.
+struct Inner {
+  int64_t begin, end;
+};
+
+Inner inner(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
+  const int64_t room = in + pad - (kernel - 1) * dilation - 1;
+  return {(pad + stride - 1) / stride, room < 0 ? 0 : room / stride + 1};
 }
 
 }  // namespace
@@ -191,6 +197,9 @@ void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32
   args.out_stride = static_cast<size_t>(s.out_c);
   const size_t row_step = static_cast<size_t>(s.stride_h) * plan.image_w * plan.pixel_bytes;
   const size_t column_step = static_cast<size_t>(s.stride_w) * plan.pixel_bytes;
+  const bool masked = variant.family == DEPLOY_FAMILY_BINARY;
+  const Inner inner_y = inner(s.in_h, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top);
+  const Inner inner_x = inner(s.in_w, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left);
   for (size_t group = 0; group < groups; ++group) {
     make_image(plan, run, input, group, static_cast<int32_t>(first_row), rows, pad, image);
     size_t y = 0, x = 0;
@@ -200,8 +209,10 @@ void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32
       args.rows = min_size(variant.mr, rows * out_w - done);
       for (size_t r = 0; r < args.rows; ++r) {
         pixels[r] = image + y * row_step + x * column_step;
-        if (variant.family == DEPLOY_FAMILY_BINARY) {
-          padded[r] = padded_taps(s, static_cast<int32_t>(first_row + y), static_cast<int32_t>(x));
+        if (masked) {
+          const int64_t oy = static_cast<int64_t>(first_row + y), ox = static_cast<int64_t>(x);
+          const bool inside = oy >= inner_y.begin && oy < inner_y.end && ox >= inner_x.begin && ox < inner_x.end;
+          padded[r] = inside ? 0 : padded_taps(s, static_cast<int32_t>(oy), static_cast<int32_t>(ox));
           any |= padded[r];
         }
         if (++x == out_w) x = 0, ++y;

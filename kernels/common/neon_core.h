@@ -73,7 +73,7 @@ struct Core8 {
   static constexpr size_t kLaneDepth = 16;
   static constexpr size_t kPlanes = 1;
 
-  template <size_t kRows>
+  template <size_t kRows, size_t kStep>
   static void run(const uint8_t* const* pixels, const Segments& segments, const int8_t* weights, int32_t* acc,
                   size_t acc_stride, bool add) {
     int32x4_t sum[kRows][4];
@@ -94,7 +94,7 @@ struct Core8 {
 #pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r) {
           a[r] = vld1q_s8(row[r]);
-          row[r] += 16;
+          row[r] += kStep;
         }
 #pragma GCC unroll 4
         for (int c = 0; c < 4; ++c) {
@@ -122,7 +122,7 @@ struct CoreSubbyte {
   static constexpr size_t kLaneDepth = 16;
   static constexpr size_t kPlanes = Weights::kPlanes;
 
-  template <size_t kRows>
+  template <size_t kRows, size_t kStep>
   static void run(const uint8_t* const* pixels, const Segments& segments, const int8_t* weights, int32_t* acc,
                   size_t acc_stride, bool add) {
     int16x8_t sum[kRows][4];
@@ -151,7 +151,7 @@ struct CoreSubbyte {
 #pragma GCC unroll 8
           for (size_t r = 0; r < kRows; ++r) {
             const int8x16_t a = vld1q_s8(row[r]);
-            row[r] += 16;
+            row[r] += kStep;
 #pragma GCC unroll 4
             for (int c = 0; c < 4; ++c) sum[r][c] = multiply_add_low(sum[r][c], a, w[c]);
 #pragma GCC unroll 4

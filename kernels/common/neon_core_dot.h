@@ -11,11 +11,12 @@ namespace neon {
 namespace {  // A copy for each file: files differ in their instruction sets.
 
 /// The 8 vectors of 8 columns x 16 depth positions: depth group g of 4, columns 0-3 in [2 * g], 4-7 in [2 * g + 1].
-/// kScaleBits: the weights are restored 2^kScaleBits times too large, and the sums shifted back.
+/// kScaleBits: the weights are restored 2^kScaleBits times too large, and the sums shifted back.  kMask: their bits.
 struct DotWeights8 {
   static constexpr size_t kPlanes = 1;
   static constexpr int kScaleBits = 0;
-  static void load(const int8_t* from, int8x16_t (&vectors)[8]) {
+  static constexpr int8_t kMask = 0;
+  static void load(const int8_t* from, int8x16_t, int8x16_t (&vectors)[8]) {
     for (int i = 0; i < 8; ++i) vectors[i] = vld1q_s8(from + 16 * i);
   }
 };
@@ -23,11 +24,12 @@ struct DotWeights8 {
 struct DotWeights4 {
   static constexpr size_t kPlanes = 2;
   static constexpr int kScaleBits = 4;
-  static void load(const int8_t* from, int8x16_t (&vectors)[8]) {
+  static constexpr int8_t kMask = -16;
+  static void load(const int8_t* from, int8x16_t mask, int8x16_t (&vectors)[8]) {
     for (int i = 0; i < 4; ++i) {
       const int8x16_t bytes = vld1q_s8(from + 16 * i);
       vectors[2 * i] = vshlq_n_s8(bytes, 4);
-      vectors[2 * i + 1] = vandq_s8(bytes, vdupq_n_s8(static_cast<int8_t>(0xf0)));
+      vectors[2 * i + 1] = vandq_s8(bytes, mask);
     }
   }
 };
@@ -35,17 +37,23 @@ struct DotWeights4 {
 struct DotWeights2 {
   static constexpr size_t kPlanes = 4;
   static constexpr int kScaleBits = 6;
-  static void load(const int8_t* from, int8x16_t (&vectors)[8]) {
-    const int8x16_t top = vdupq_n_s8(static_cast<int8_t>(0xc0));
+  static constexpr int8_t kMask = -64;
+  static void load(const int8_t* from, int8x16_t mask, int8x16_t (&vectors)[8]) {
     for (int i = 0; i < 2; ++i) {
       const int8x16_t bytes = vld1q_s8(from + 16 * i);
       vectors[4 * i] = vshlq_n_s8(bytes, 6);
-      vectors[4 * i + 1] = vandq_s8(vshlq_n_s8(bytes, 4), top);
-      vectors[4 * i + 2] = vandq_s8(vshlq_n_s8(bytes, 2), top);
-      vectors[4 * i + 3] = vandq_s8(bytes, top);
+      vectors[4 * i + 1] = vandq_s8(vshlq_n_s8(bytes, 4), mask);
+      vectors[4 * i + 2] = vandq_s8(vshlq_n_s8(bytes, 2), mask);
+      vectors[4 * i + 3] = vandq_s8(bytes, mask);
     }
   }
 };
+
+/// Keeps a constant in its register: compilers rather make it again in each step.
+inline int8x16_t pinned(int8x16_t value) {
+  __asm__("" : "+w"(value));
+  return value;
+}
 
 /// 8 x 8 outputs per step: 16 accumulators, 8 registers of activations, the weights pass through.
 template <typename Weights>
@@ -55,9 +63,10 @@ struct DotCore {
   static constexpr size_t kLaneDepth = 4;
   static constexpr size_t kPlanes = Weights::kPlanes;
 
-  template <size_t kRows>
+  template <size_t kRows, size_t kStep>
   static void run(const uint8_t* const* pixels, const Segments& segments, const int8_t* weights, int32_t* acc,
                   size_t acc_stride, bool add) {
+    const int8x16_t mask = pinned(vdupq_n_s8(Weights::kMask));
     int32x4_t sum[kRows][2];
 #pragma GCC unroll 8
     for (size_t r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = vdupq_n_s32(0);
@@ -70,12 +79,13 @@ struct DotCore {
 #pragma GCC unroll 1
       for (size_t steps = segments.steps; steps > 0; --steps) {
         int8x16_t w[8];
-        Weights::load(weights, w);
+        Weights::load(weights, mask, w);
         weights += 128 / kPlanes;
 #pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r) {
           const int8x16_t a = vld1q_s8(row[r]);
-          row[r] += 16;
+          row[r] += kStep;
+          __asm__("" : "+r"(row[r]));  // a pointer of its own, not a base and an index
 #pragma GCC unroll 2
           for (int half = 0; half < 2; ++half) {
             sum[r][half] = vdotq_laneq_s32(sum[r][half], w[half], a, 0);

@@ -16,10 +16,11 @@ struct MmlaCore {
   static constexpr size_t kLaneDepth = 8;
   static constexpr size_t kPlanes = Weights::kPlanes;
 
-  template <size_t kRows>
+  template <size_t kRows, size_t kStep>
   static void run(const uint8_t* const* pixels, const Segments& segments, const int8_t* weights, int32_t* acc,
                   size_t acc_stride, bool add) {
     constexpr size_t kPairs = (kRows + 1) / 2;
+    const int8x16_t mask = pinned(vdupq_n_s8(Weights::kMask));
     int32x4_t sum[kPairs][4];
 #pragma GCC unroll 4
     for (size_t pair = 0; pair < kPairs; ++pair) {
@@ -35,15 +36,15 @@ struct MmlaCore {
 #pragma GCC unroll 1
       for (size_t steps = segments.steps; steps > 0; --steps) {
         int8x16_t w[8];
-        Weights::load(weights, w);
+        Weights::load(weights, mask, w);
         weights += 128 / kPlanes;
 #pragma GCC unroll 4
         for (size_t pair = 0; pair < kPairs; ++pair) {
           const size_t second = 2 * pair + 1 < kRows ? 2 * pair + 1 : 2 * pair;
           const int8x16_t upper = vld1q_s8(row[2 * pair]);
           const int8x16_t lower = second != 2 * pair ? vld1q_s8(row[second]) : upper;
-          row[2 * pair] += 16;
-          if (second != 2 * pair) row[second] += 16;
+          row[2 * pair] += kStep;
+          if (second != 2 * pair) row[second] += kStep;
           const int8x16_t first8 = vcombine_s8(vget_low_s8(upper), vget_low_s8(lower));
           const int8x16_t last8 = vcombine_s8(vget_high_s8(upper), vget_high_s8(lower));
 #pragma GCC unroll 4

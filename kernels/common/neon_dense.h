@@ -10,15 +10,16 @@ namespace {  // A copy for each file: files differ in their instruction sets.
 
 /// Runs the core made for exactly `rows` rows, so that no lane works for a row that is not there.
 ///
-/// A core is a struct with kMaxRows, kColumns, kLaneDepth, kPlanes, and `run<rows>(pixels, segments, weights, acc,
-/// acc_stride, add)`: acc[row * acc_stride + column] (+)= the sum of a[row][k] * w[column][k] over all segments.
-template <typename Core, size_t kRows = Core::kMaxRows>
+/// A core is a struct with kMaxRows, kColumns, kLaneDepth, kPlanes, and `run<rows, step>(pixels, segments, weights, acc,
+/// acc_stride, add)`: acc[row * acc_stride + column] (+)= the sum of a[row][k] * w[column][k] over all segments, where
+/// the next 16 bytes of a row lie `step` bytes behind.
+template <typename Core, size_t kStep = 16, size_t kRows = Core::kMaxRows>
 inline void run_rows(const uint8_t* const* pixels, size_t rows, const Segments& segments, const int8_t* weights,
                      int32_t* acc, size_t acc_stride, bool add) {
   if (rows == kRows) {
-    Core::template run<kRows>(pixels, segments, weights, acc, acc_stride, add);
+    Core::template run<kRows, kStep>(pixels, segments, weights, acc, acc_stride, add);
   } else if constexpr (kRows > 1) {
-    run_rows<Core, kRows - 1>(pixels, rows, segments, weights, acc, acc_stride, add);
+    run_rows<Core, kStep, kRows - 1>(pixels, rows, segments, weights, acc, acc_stride, add);
   }
 }
 
@@ -30,9 +31,9 @@ constexpr BlockLayout layout_of() {
 /// Bytes of a pixel that is used as it is.
 inline size_t plain_pixel_bytes(size_t channels) { return channels; }
 
-/// How many taps from each segment's first lie side by side.
-inline size_t taps_of_segment(const GroupWeights& group) {
-  const int32_t pixel = static_cast<int32_t>(group.channels);
+/// How many taps from each segment's first lie side by side, in pixels of `pixel_bytes`.
+inline size_t taps_side_by_side(const GroupWeights& group, size_t pixel_bytes) {
+  const int32_t pixel = static_cast<int32_t>(pixel_bytes);
   size_t run = 1;
   while (run < group.taps && group.tap_offset[run] - group.tap_offset[run - 1] == pixel) ++run;
   if (group.taps % run != 0) return 1;
@@ -50,7 +51,7 @@ struct Dense {
   static size_t offset_words(size_t segments) { return (segments + 3) / 4 * 4; }
 
   static void panel_bytes(const GroupWeights& group, size_t* sizes) {
-    const size_t taps = taps_of_segment(group), segments = group.taps / taps;
+    const size_t taps = taps_side_by_side(group, group.channels), segments = group.taps / taps;
     const size_t block = segments * layout_of<Core>().weight_bytes(steps_of(taps * group.channels));
     for (size_t first = 0; first < group.out_c; first += kNr) {
       const size_t columns = group.out_c - first < kNr ? group.out_c - first : kNr;
@@ -60,12 +61,13 @@ struct Dense {
   }
 
   static void pack(const GroupWeights& group, size_t first, uint8_t* panel) {
-    const size_t taps = taps_of_segment(group), segments = group.taps / taps, length = taps * group.channels;
+    const size_t taps = taps_side_by_side(group, group.channels), segments = group.taps / taps, length = taps * group.channels;
     int32_t* words = reinterpret_cast<int32_t*>(panel);
     words[0] = static_cast<int32_t>(segments);
     words[1] = static_cast<int32_t>(steps_of(length));
-    words[2] = words[3] = 0;
     pack_columns(group, first, kNr, words + 4);
+    words[2] = all_narrowing(words + 4, kNr, group.out_c - first < kNr ? group.out_c - first : kNr);
+    words[3] = 0;
     int32_t* offsets = words + kHeaderWords;
     for (size_t i = 0; i < offset_words(segments); ++i) offsets[i] = i < segments ? group.tap_offset[i * taps] : 0;
     uint8_t* weights = reinterpret_cast<uint8_t*>(offsets + offset_words(segments));
@@ -90,7 +92,7 @@ struct Dense {
     for (size_t column = 0; column < args.cols; column += Core::kColumns, weights += block) {
       run_rows<Core>(args.pixels, args.rows, {offsets, count, steps}, weights, acc + column, kNr, false);
     }
-    store_rows(acc, kNr, words + 4, kNr, args);
+    store_rows(acc, kNr, words + 4, kNr, words[2] != 0, args);
   }
 };
 

@@ -2,7 +2,7 @@
 ///
 /// Taps that lie side by side in the image (a kernel's row, at dilation 1) are one *segment* of bytes, rounded up to 16;
 /// all segments of a layer are equally long.  A panel of a dense layer holds
-///   int32 segments, steps of 16 in each, 0, 0
+///   int32 segments, steps of 16 in each, all_narrowing(), 0
 ///   int32 bias[nr] (zero point folded in), multiplier[nr], left shift[nr], right shift[nr] as a number <= 0
 ///   int32 offset[segments], filled up to 16 bytes
 ///   for each block of columns that a core computes: its weights, a sequence of 16-byte vectors.
@@ -110,6 +110,9 @@ inline const char* refuse_w2(const GroupWeights& group) {
   return refuse_outside(group, -2, 1, "a weight lies outside [-2, 1]");
 }
 
+/// kTwiceNarrowing: kTwice where every right shift is below 0, and so every left shift 0.
+enum Rounding { kTwice, kOnce, kTwiceNarrowing };
+
 /// acc * multiplier * 2^(left + right - 31), rounded as common/requantize.h does.
 ///
 /// Twice: SQRDMULH is the first rounding exactly.  The second divides by a power of two and rounds halves away from zero,
@@ -117,44 +120,50 @@ inline const char* refuse_w2(const GroupWeights& group) {
 /// since |multiplier| < 2^31 keeps SQRDMULH's result above -2^31.
 /// Once: floor((a m + 2^(30+e)) / 2^(31+e)) = floor((floor(a m / 2^31) + 2^(e-1)) / 2^e), SQDMULH and SRSHL; where the
 /// shift is 0, SQRDMULH.
-template <bool kOnce>
+template <Rounding kRounding>
 inline int32x4_t scale(int32x4_t acc, int32x4_t multiplier, int32x4_t left, int32x4_t right) {
-  if (kOnce) {
-    const int32x4_t shifted = vqshlq_s32(acc, left);
-    const uint32x4_t divided = vcltq_s32(right, vdupq_n_s32(0));
-    return vrshlq_s32(vbslq_s32(divided, vqdmulhq_s32(shifted, multiplier), vqrdmulhq_s32(shifted, multiplier)), right);
+  if (kRounding == kTwiceNarrowing) {
+    const int32x4_t product = vqrdmulhq_s32(acc, multiplier);
+    return vrshlq_s32(vsraq_n_s32(product, product, 31), right);
   }
-  const int32x4_t product = vqrdmulhq_s32(vshlq_s32(acc, left), multiplier);
-  return vrshlq_s32(vsraq_n_s32(product, vandq_s32(product, right), 31), right);
+  if (kRounding == kTwice) {
+    const int32x4_t product = vqrdmulhq_s32(vshlq_s32(acc, left), multiplier);
+    return vrshlq_s32(vsraq_n_s32(product, vandq_s32(product, right), 31), right);
+  }
+  const int32x4_t shifted = vqshlq_s32(acc, left);
+  const uint32x4_t divided = vcltq_s32(right, vdupq_n_s32(0));
+  return vrshlq_s32(vbslq_s32(divided, vqdmulhq_s32(shifted, multiplier), vqrdmulhq_s32(shifted, multiplier)), right);
 }
 
-/// The four arrays of a panel, from one column on.
-struct Columns {
-  const int32_t *bias, *multiplier, *left, *right;
-};
-
-inline Columns columns_at(const int32_t* header, size_t nr, size_t column) {
-  return {header + column, header + nr + column, header + 2 * nr + column, header + 3 * nr + column};
+/// Brings 8 columns of a row from int32 to int8, before the zero point.
+template <Rounding kRounding>
+inline int16x8_t scale8(const int32_t* acc, const int32x4_t (&bias)[2], const int32x4_t (&multiplier)[2],
+                        const int32x4_t (&left)[2], const int32x4_t (&right)[2]) {
+  int32x4_t value[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    value[i] = scale<kRounding>(vaddq_s32(vld1q_s32(acc + 4 * i), bias[i]), multiplier[i], left[i], right[i]);
+  }
+  return vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1]));
 }
 
-template <bool kOnce>
-inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr, const TileArgs& args) {
+template <Rounding kRounding>
+inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr,
+                               const TileArgs& args) {
   const int16x8_t zero_point = vdupq_n_s16(static_cast<int16_t>(args.output_zero_point));
   const int8x8_t clamp_min = vdup_n_s8(static_cast<int8_t>(args.clamp_min));
   const int8x8_t clamp_max = vdup_n_s8(static_cast<int8_t>(args.clamp_max));
   for (size_t column = 0; column < args.cols; column += 8) {
-    const Columns at = columns_at(header, nr, column);
-    const int32x4_t bias0 = vld1q_s32(at.bias), bias1 = vld1q_s32(at.bias + 4);
-    const int32x4_t multiplier0 = vld1q_s32(at.multiplier), multiplier1 = vld1q_s32(at.multiplier + 4);
-    const int32x4_t left0 = vld1q_s32(at.left), left1 = vld1q_s32(at.left + 4);
-    const int32x4_t right0 = vld1q_s32(at.right), right1 = vld1q_s32(at.right + 4);
+    const int32_t* at = header + column;
+    const int32x4_t bias[2] = {vld1q_s32(at), vld1q_s32(at + 4)};
+    const int32x4_t multiplier[2] = {vld1q_s32(at + nr), vld1q_s32(at + nr + 4)};
+    const int32x4_t left[2] = {vld1q_s32(at + 2 * nr), vld1q_s32(at + 2 * nr + 4)};
+    const int32x4_t right[2] = {vld1q_s32(at + 3 * nr), vld1q_s32(at + 3 * nr + 4)};
     const int32_t* from = acc + column;
     int8_t* to = args.out + column;
     const size_t width = args.cols - column;
-    for (size_t row = 0; row < args.rows; ++row, from += acc_stride, to += args.out_stride) {
-      const int32x4_t low = scale<kOnce>(vaddq_s32(vld1q_s32(from), bias0), multiplier0, left0, right0);
-      const int32x4_t high = scale<kOnce>(vaddq_s32(vld1q_s32(from + 4), bias1), multiplier1, left1, right1);
-      const int16x8_t sum = vqaddq_s16(vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)), zero_point);
+    for (size_t row = args.rows; row > 0; --row, from += acc_stride, to += args.out_stride) {
+      const int16x8_t sum = vqaddq_s16(scale8<kRounding>(from, bias, multiplier, left, right), zero_point);
       const int8x8_t bytes = vmin_s8(vmax_s8(vqmovn_s16(sum), clamp_min), clamp_max);
       if (width >= 8) {
         vst1_s8(to, bytes);
@@ -167,12 +176,23 @@ inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int3
   }
 }
 
+/// Whether every used column of a panel is made smaller, which saves the left shift and the question whether to round.
+inline bool all_narrowing(const int32_t* header, size_t nr, size_t cols) {
+  bool all = true;
+  for (size_t column = 0; column < cols; ++column) all &= header[3 * nr + column] < 0;
+  return all;
+}
+
 /// Brings rows x cols accumulators (rows acc_stride apart, a multiple of 8; bias not yet added) to int8 in args.out.
-inline void store_rows(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr, const TileArgs& args) {
+/// `narrowing` as all_narrowing() found it when the panel was packed.
+inline void store_rows(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr, bool narrowing,
+                       const TileArgs& args) {
   if (args.single_rounding) {
-    store_rows_rounded<true>(acc, acc_stride, header, nr, args);
+    store_rows_rounded<kOnce>(acc, acc_stride, header, nr, args);
+  } else if (narrowing) {
+    store_rows_rounded<kTwiceNarrowing>(acc, acc_stride, header, nr, args);
   } else {
-    store_rows_rounded<false>(acc, acc_stride, header, nr, args);
+    store_rows_rounded<kTwice>(acc, acc_stride, header, nr, args);
   }
 }
 

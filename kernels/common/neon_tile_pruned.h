@@ -3,7 +3,7 @@
 /// The kept groups of each row are gathered into a buffer, once for all 32 columns; then a dense core runs over the
 /// buffer.  A gathered group costs about 2 instructions per row, its 128 MACs 10 to 30.
 ///
-/// Panel: int32 count of kept groups, rounded up to 4, 0, 0, 0; the four arrays of 32 columns; the groups' offsets from a
+/// Panel: int32 count of kept groups, rounded up to 4, all_narrowing(), 0, 0; the four arrays of 32 columns; the groups' offsets from a
 /// row's point of reference (int32, filled up with the last one, weights 0); then for each block of the core's columns the
 /// weights of the kept groups as in a dense panel (neon_panel.h).
 #ifndef DEPLOY_KERNELS_COMMON_NEON_TILE_PRUNED_H_
@@ -34,6 +34,7 @@ struct TilePruned {
   static constexpr size_t kNr = 32;
   static constexpr size_t kHeaderWords = 4 + 4 * kNr;
   static constexpr size_t kChunkSteps = 64;  ///< 1 KiB of gathered bytes per row at a time.
+  static constexpr size_t kStepBytes = 16 * Core::kMaxRows;  ///< 16 bytes of each row, then the next 16 of each.
 
   static size_t channels_from(const GroupWeights& group, size_t first) {
     return group.out_c - first < kNr ? group.out_c - first : kNr;
@@ -78,8 +79,9 @@ struct TilePruned {
     const size_t groups = count_kept(group, first);
     int32_t* words = reinterpret_cast<int32_t*>(panel);
     words[0] = static_cast<int32_t>(groups);
-    words[1] = words[2] = words[3] = 0;
     pack_columns(group, first, kNr, words + 4);
+    words[1] = all_narrowing(words + 4, kNr, channels_from(group, first));
+    words[2] = words[3] = 0;
     int32_t* offsets = words + kHeaderWords;
     uint8_t* weights = reinterpret_cast<uint8_t*>(offsets + groups);
     size_t at = 0;
@@ -115,30 +117,49 @@ struct TilePruned {
     const int8_t* weights = reinterpret_cast<const int8_t*>(offsets + groups);
     const size_t block_bytes = weight_bytes(groups);
     int32_t acc[Core::kMaxRows * kNr];
-    alignas(16) uint8_t gathered[Core::kMaxRows][kChunkSteps * 16];
+    alignas(16) uint8_t gathered[kChunkSteps * kStepBytes];
     const uint8_t* lhs[Core::kMaxRows];
-    for (size_t row = 0; row < args.rows; ++row) lhs[row] = gathered[row];
+    for (size_t row = 0; row < args.rows; ++row) lhs[row] = gathered + 16 * row;
     static constexpr int32_t kNoOffset = 0;
     size_t step = 0;
     const size_t all_steps = groups / 4;
     do {
       const size_t steps = all_steps - step < kChunkSteps ? all_steps - step : kChunkSteps;
-      for (size_t row = 0; row < args.rows; ++row) gather(args.pixels[row], offsets + 4 * step, steps, gathered[row]);
+      gather_rows(args.pixels, args.rows, offsets + 4 * step, steps, gathered);
       const int8_t* block = weights + layout_of<Core>().weight_bytes(step);
       for (size_t column = 0; column < args.cols; column += Core::kColumns, block += block_bytes) {
-        run_rows<Core>(lhs, args.rows, {&kNoOffset, 1, steps}, block, acc + column, kNr, step > 0);
+        run_rows<Core, kStepBytes>(lhs, args.rows, {&kNoOffset, 1, steps}, block, acc + column, kNr, step > 0);
       }
       step += steps;
     } while (step < all_steps);
-    store_rows(acc, kNr, words + 4, kNr, args);
+    store_rows(acc, kNr, words + 4, kNr, words[1] != 0, args);
   }
 
  private:
-  static void gather(const uint8_t* row, const int32_t* offsets, size_t steps, uint8_t* to) {
-    for (; steps > 0; --steps, offsets += 4, to += 16) {
-      uint32_t four[4];
-      for (int i = 0; i < 4; ++i) memcpy(&four[i], row + offsets[i], 4);
-      memcpy(to, four, 16);
+  /// Rows are gathered up to 4 at a time, so that one offset serves them all.
+  static void gather_rows(const uint8_t* const* pixels, size_t rows, const int32_t* offsets, size_t steps,
+                          uint8_t* to) {
+    for (; rows >= 4; rows -= 4, pixels += 4, to += 64) gather<4>(pixels, offsets, steps, to);
+    for (; rows > 0; --rows, ++pixels, to += 16) gather<1>(pixels, offsets, steps, to);
+  }
+
+  template <size_t kRows>
+  static void gather(const uint8_t* const* pixels, const int32_t* offsets, size_t steps, uint8_t* to) {
+    const uint8_t* from[kRows];
+#pragma GCC unroll 4
+    for (size_t row = 0; row < kRows; ++row) from[row] = pixels[row];
+#pragma GCC unroll 1
+    for (; steps > 0; --steps, offsets += 4, to += kStepBytes) {
+      const ptrdiff_t a = offsets[0], b = offsets[1], c = offsets[2], d = offsets[3];
+#pragma GCC unroll 4
+      for (size_t row = 0; row < kRows; ++row) {
+        uint32_t four[4];
+        memcpy(&four[0], from[row] + a, 4);
+        memcpy(&four[1], from[row] + b, 4);
+        memcpy(&four[2], from[row] + c, 4);
+        memcpy(&four[3], from[row] + d, 4);
+        memcpy(to + 16 * row, four, 16);
+      }
     }
   }
 };

@@ -21,6 +21,7 @@ static inline int32_t scale_accumulator(int32_t acc, int32_t multiplier, int32_t
 }
 
 /// The same rounded once, halves up, as TFLite's FULLY_CONNECTED does: floor(acc * multiplier * 2^(shift - 31) + 1/2).
+/// A positive shift does not wrap here.
 static inline int32_t scale_accumulator_once(int32_t acc, int32_t multiplier, int32_t shift) {
   const int64_t product = static_cast<int64_t>(acc) * multiplier;
   return static_cast<int32_t>((product + (int64_t{1} << (30 - shift))) >> (31 - shift));
@@ -28,10 +29,11 @@ static inline int32_t scale_accumulator_once(int32_t acc, int32_t multiplier, in
 
 /// One accumulator to an int8 output, clamped to [clamp_min, clamp_max].
 static inline int8_t requantize(int32_t acc, int32_t multiplier, int32_t shift, int32_t zero_point, int32_t clamp_min,
-                                int32_t clamp_max, bool once = false) {
+                                int32_t clamp_max, bool single_rounding) {
+  const int32_t scaled = single_rounding ? scale_accumulator_once(acc, multiplier, shift)
+                                         : scale_accumulator(acc, multiplier, shift);
   // A scaled value near the end of int32 must not wrap when the zero point is added.
-  int64_t out = once ? scale_accumulator_once(acc, multiplier, shift) : scale_accumulator(acc, multiplier, shift);
-  out += zero_point;
+  int64_t out = static_cast<int64_t>(scaled) + zero_point;
   if (out < clamp_min) out = clamp_min;
   if (out > clamp_max) out = clamp_max;
   return static_cast<int8_t>(out);

@@ -2,7 +2,8 @@
 ///
 /// With a right shift e >= 1, TFLite's two roundings of y = a m / 2^(31+e) are together
 ///   floor(y + 1/2 + 2^-(e+1)) for a >= 0,  floor(y + 1/2 - 2^-(e+1)) for a < 0
-/// (see requantize_avx512.h), so t = y +- 2^-(e+1) only needs to be rounded to the nearest integer.  In single precision
+/// (see requantize_avx512.h), so t = y +- 2^-(e+1) only needs to be rounded to the nearest integer; where TFLite rounds
+/// once, t = y.  In single precision
 /// t is wrong by less than 3 2^-24 |t|, and from |t| = 257 on the output saturates whatever it is: only a t within
 /// 257 x 3 2^-24 < 2^-14 of a half can go the wrong way.  A tile with such a one, some 3 in 100, is done again exactly.
 /// Include it only from files for AVX-512.
@@ -20,7 +21,7 @@
 namespace deploy {
 namespace {
 
-/// The exact rule for [args.rows][16 vecs] accumulators in memory.
+/// The exact rule for [args.rows][16 vecs] accumulators in memory, readable for 4 bytes behind.
 __attribute__((noinline, cold, unused)) void requantize_exactly(const int32_t* acc, int vecs,
                                                                 const int32_t* multiplier, const int32_t* shift,
                                                                 const TileArgs& args) {
@@ -28,12 +29,14 @@ __attribute__((noinline, cold, unused)) void requantize_exactly(const int32_t* a
   const __m512i low = _mm512_set1_epi32(args.clamp_min - args.output_zero_point);
   const __m512i high = _mm512_set1_epi32(args.clamp_max - args.output_zero_point);
   for (int v = 0; v < vecs && static_cast<size_t>(16 * v) < args.cols; ++v) {
-    const Scales16 scales = load_scales16(multiplier + 16 * v, shift + 16 * v);
+    const Scales16 twice = load_scales16(multiplier + 16 * v, shift + 16 * v);
+    const OnceScales16 once = load_once_scales16(multiplier + 16 * v, shift + 16 * v);
     const size_t left = args.cols - static_cast<size_t>(16 * v);
     const __mmask16 mask = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
     for (size_t r = 0; r < args.rows; ++r) {
-      const __m512i sum = _mm512_load_si512(acc + 16 * (r * static_cast<size_t>(vecs) + static_cast<size_t>(v)));
-      const __m512i scaled = _mm512_min_epi32(_mm512_max_epi32(scale16(sum, scales), low), high);
+      const int32_t* const at = acc + 16 * (r * static_cast<size_t>(vecs) + static_cast<size_t>(v));
+      __m512i scaled = args.single_rounding ? scale16_once(at, once) : scale16(_mm512_load_si512(at), twice);
+      scaled = _mm512_min_epi32(_mm512_max_epi32(scaled, low), high);
       _mm512_mask_cvtepi32_storeu_epi8(args.out + r * args.out_stride + 16 * v, mask, _mm512_add_epi32(scaled, zero));
     }
   }
@@ -41,7 +44,7 @@ __attribute__((noinline, cold, unused)) void requantize_exactly(const int32_t* a
 
 /// Requantizes and stores args.rows x args.cols accumulators of tiles 16 Vecs columns wide, Vecs 1 or 2.
 ///
-/// `acc` is [rows rounded up to 4 / Vecs][16 Vecs], 64-byte aligned.  It comes through memory, and the function is not
+/// `acc` is [rows rounded up to 4 / Vecs][16 Vecs], 64-byte aligned and readable for 4 bytes behind.  It comes through memory, and the function is not
 /// inlined, so that its registers are not taken from the loop that sums up.
 template <int Vecs>
 __attribute__((noinline)) void requantize_rows(const int32_t* acc, const int32_t* multiplier, const int32_t* shift,
@@ -54,7 +57,7 @@ __attribute__((noinline)) void requantize_rows(const int32_t* acc, const int32_t
   for (int v = 0; v < Vecs; ++v) {
     const __m512i m = _mm512_loadu_si512(multiplier + 16 * v), s = _mm512_loadu_si512(shift + 16 * v);
     scale[v] = _mm512_scalef_ps(_mm512_cvtepi32_ps(m), _mm512_cvtepi32_ps(_mm512_sub_epi32(s, _mm512_set1_epi32(31))));
-    nudge[v] = _mm512_slli_epi32(_mm512_add_epi32(s, _mm512_set1_epi32(126)), 23);
+    nudge[v] = args.single_rounding ? _mm512_setzero_si512() : _mm512_slli_epi32(_mm512_add_epi32(s, _mm512_set1_epi32(126)), 23);
     near &= _mm512_mask_cmpge_epi32_mask(_mm512_test_epi32_mask(m, m), s, _mm512_setzero_si512()) == 0;
   }
   if (__builtin_expect(!near, 0)) return requantize_exactly(acc, Vecs, multiplier, shift, args);

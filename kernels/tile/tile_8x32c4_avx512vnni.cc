@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "common/requantize_avx512.h"
+#include "common/requantize_rows_avx512.h"
 #include "tile/panel.h"
 #include "tile/variants.h"
 
@@ -76,7 +76,7 @@ void tile_rows(const TileArgs& args) {
       }
     }
   }
-  alignas(64) int32_t sums[Rows * 32 + 16];
+  alignas(64) int32_t sums[(Rows + 1) * 32];
   const __m512i bias[2] = {_mm512_loadu_si512(p.bias), _mm512_loadu_si512(p.bias + 16)};
   for (int r = 0; r < Rows; ++r) {
     for (int half = 0; half < 2; ++half) {
@@ -84,7 +84,11 @@ void tile_rows(const TileArgs& args) {
       _mm512_store_si512(sums + r * 32 + half * 16, _mm512_add_epi32(sum, bias[half]));
     }
   }
-  requantize_store32(sums, Rows, p.multiplier, p.shift, args);
+  if (args.single_rounding) {
+    requantize_store32(sums, Rows, p.multiplier, p.shift, args);
+  } else {
+    requantize_rows<2>(sums, p.multiplier, p.shift, args);
+  }
 }
 
 template <int Bits>

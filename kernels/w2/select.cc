@@ -7,6 +7,7 @@ const Variant* const kVariants[] = {
 #if defined(__x86_64__)
     &conv_w2_12x32c4_avx512vnni,
     &conv_w2_12x16c4_avx512vnni,
+    &conv_w2_4x16c4_avx2,
 #elif defined(__aarch64__)
     &conv_w2_8x16c16_neoni8mm,
     &conv_w2_8x16c16_neondot,

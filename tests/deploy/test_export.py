@@ -130,9 +130,9 @@ def latency(median: float) -> dict[str, Any]:
 
 
 def test_a_bundle_is_a_point_with_what_was_last_found_of_it(store: Store) -> None:
-    energy = [{"rail": "VDD_IN", "net_uj": 41.0}, {"rail": "VDD_SOC", "net_uj": 7.0}]
-    rails = [{"name": "VDD_IN", "total": True}, {"name": "VDD_SOC", "total": False}]
-    measured = run(store, **latency(5.0), energy=energy, rails=rails)
+    energy = [{"rail": "VDD_IN", "net_uj": 41.0, "source": "measured:ina3221@VDD_IN", "primary": True},
+              {"rail": "VDD_SOC", "net_uj": 7.0, "source": "measured:ina3221@VDD_SOC"}]  # fmt: skip
+    measured = run(store, **latency(5.0), energy=energy)
     other = run(store, bundle="b", host={"correct": 9, "samples": 10}, **latency(7.0))
     run(store, kind="evaluate", accuracy={"correct": 3, "samples": 4})
     run(store, board={"name": "another"}, **latency(1.0))

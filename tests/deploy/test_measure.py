@@ -6,16 +6,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy.boards import Board, Rail
+from deploy.boards import Board, PowerPoint, Rail
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.errors import BadInput, NotOnBoard
+from deploy.errors import BadInput, ConfigError, NotOnBoard
 from deploy.measure import Measured, Plan, Seen, Turn, interleave, measure
 from deploy.push import push
 from deploy.results.compare import are_paired
@@ -214,7 +215,7 @@ def test_energy_is_what_the_meter_counted_per_invocation_and_net_is_what_idle_do
     """2 W when idle, 6 W while the model runs."""
 
     def load(what: str, latencies: Any) -> None:
-        supply.power_mw = 2000 if "idle" in what else 6000
+        supply.power_mw = 6000 if what.startswith("window") else 2000
 
     plan = Plan(
         duration_s=0.1, restarts=1, max_invocations=10**9, warmup_max_s=0.1, idle_s=0.6, windows=1, window_s=1.5
@@ -277,7 +278,7 @@ def test_a_meter_that_stops_answering_costs_the_energy_and_not_the_latencies(run
     meter(sysroot)
 
     def unplug(what: str, latencies: Any) -> None:
-        if what == "measure":  # in the window
+        if what == "window 1":
             (sysroot / PACKAGE / "energy_uj").unlink(missing_ok=True)
 
     plan = Plan(duration_s=0.2, restarts=2, warmup_max_s=0.1, idle_s=0.2, windows=1, window_s=0.3)
@@ -286,6 +287,66 @@ def test_a_meter_that_stops_answering_costs_the_energy_and_not_the_latencies(run
     assert "meter-failed" in measured.verdict
     assert measured.latency.n == sum(map(len, stored.restarts("latency_ns"))) > 0
     assert not any(isinstance(entry, EnergyReading) for entry in measured.energy)
+
+
+def test_a_window_in_which_the_board_throttled_does_not_count(run: Runs, supply: Supply, sysroot: Path) -> None:
+    """Of two windows the second; its samples and latencies are kept."""
+    put(sysroot, THROTTLED, "0\n")
+
+    def heat(what: str, latencies: Any) -> None:
+        if what == "window 2":
+            put(sysroot, THROTTLED, "20002\n")
+
+    plan = Plan(duration_s=0.1, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=2, window_s=0.5)
+    _, stored = run(plan, heat)
+
+    (entry,) = stored.record["energy"]
+    assert (1, [[2, ["window-throttled"]]]) == (entry["windows"], entry["rejected"])
+    assert len(stored.array("window_ns.2")) > 0
+
+
+def test_bundles_that_take_turns_have_a_window_in_each_turn(
+    open_session: Open, local: Board, bundle: Bundle, store: Store, sysroot: Path, supply: Supply
+) -> None:
+    session = open_session(local, "--sysroot", str(sysroot))
+    push(session, bundle)
+    plan = Plan(duration_s=0.1, restarts=2, warmup_max_s=0.1, idle_s=0.2, windows=5, window_s=0.3)
+    known = {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}
+
+    with store.writer("measure", known) as first, store.writer("measure", known) as second:
+        found = interleave(session, [Turn(bundle.digest, INPUTS, w) for w in (first, second)], plan)
+
+    for measured, writer in zip(found, (first, second), strict=True):
+        (entry,) = measured.energy
+        assert isinstance(entry, EnergyReading) and 2 == entry.windows
+        stored = store.get(writer.id)
+        assert [w["invocations"] for w in stored.record["windows"]] == [
+            len(stored.array(f"window_ns.{n}")) for n in (1, 2)
+        ]
+
+
+def test_energy_is_modelled_only_when_asked_for_and_says_so(
+    open_session: Open, local: Board, bundle: Bundle, store: Store, sysroot: Path
+) -> None:
+    points = (PowerPoint(threads=0, power_mw=2700), PowerPoint(threads=1, power_mw=3600))
+    known = {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}
+    session = open_session(local.model_copy(update={"power_points": points}), "--sysroot", str(sysroot))
+    push(session, bundle)
+    found = []
+    for asked in (False, True):
+        with store.writer("measure", known) as writer:
+            found.append(measure(session, bundle.digest, INPUTS, replace(SHORT, modelled=asked), writer, "sum"))
+
+    assert ((), "no meter on local") == (found[0].energy, found[0].unmetered)
+    (entry,) = found[1].energy
+    assert isinstance(entry, EnergyReading)
+    assert ("modelled:idle-busy@local", ("modelled",), None) == (entry.source, entry.codes, found[1].unmetered)
+    assert pytest.approx(900 * found[1].latency.mean_ns / 1e6) == entry.net_uj
+
+
+def test_a_board_without_a_model_cannot_be_modelled(run: Runs) -> None:
+    with pytest.raises(ConfigError, match="board 'local' has no power model: power_points needs one with 0 threads"):
+        run(replace(SHORT, modelled=True))
 
 
 # The verdict

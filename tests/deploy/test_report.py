@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 
 from deploy.results.report import companions, render
 from deploy.results.store import Run, Store
-from tests.conftest import GOLDEN
+from deploy.results.verdicts import CODES
+from tests.conftest import GOLDEN, require_or_skip
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: `pip install 'deploy-hil[report]'`")
 pytest.importorskip("jinja2", reason="needs jinja2: `pip install 'deploy-hil[report]'`")
@@ -182,3 +184,71 @@ def test_a_companions_summary_is_in_the_report(store: Store) -> None:
     page = Page(render(run, SUMMARY, [(proof, [("verification", "bit-exact")])]))
 
     assert proof.id in page.text and "bit-exact" in page.text
+
+
+# Beside latency and power
+
+PROFILE = {
+    "gap": -0.012,
+    "ops": [
+        {"first": 0, "last": 0, "names": ["CONV_2D"], "time_ns": 9632.0, "low_ns": 9000.0},
+        {"first": 1, "last": 2, "names": ["ADD", "<script>alert(1)</script>"], "time_ns": -504.0, "low_ns": None},
+    ],
+}
+STATE = {"state_before": {"governors": ["performance"]}, "state_after": {"governors": ["powersave"]}}
+
+
+def test_operators_of_the_latest_profile_are_bars(store: Store) -> None:
+    profile = measured(store, kind="profile", profile=PROFILE)
+
+    page = Page(render(measured(store), SUMMARY, [(profile, [])]))
+
+    assert "Operators" in page.text and "0 CONV_2D" in page.text
+    assert "the sum differs from the model by -1.2%" in page.text
+    assert "script" not in page.tags
+
+
+def test_codes_are_explained_and_the_board_is_described(store: Store) -> None:
+    run = measured(store, verdict=["throttled", "of-another-version"], **STATE)
+
+    page = Page(render(run, SUMMARY, []))
+
+    assert CODES["throttled"].meaning in page.text and CODES["throttled"].remedy in page.text
+    assert "performance" in page.text and "powersave" in page.text
+
+
+def test_other_runs_on_the_board_stand_beside_this_one(store: Store) -> None:
+    def bundle(name: str, correct: int) -> dict[str, Any]:
+        return {"name": name, "digest": name, "host_accuracy": {"correct": correct, "samples": 100}}
+
+    for name, correct in (("int8", 90), ("w4a8", 88)):
+        run = measured(store, bundle=bundle(name, correct), latency={"median_ns": 1e6 / correct})
+
+    page = Page(render(run, SUMMARY, [], store))
+
+    assert "Among the runs on this board" in page.text
+    assert [] == [text for text in ("int8", "w4a8", "Pareto front", "accuracy [%]") if text not in page.text]
+
+
+def test_a_browser_shows_the_report_without_a_network_and_without_a_complaint(store: Store, tmp_path: Path) -> None:
+    """A real one, headless: every plot has a size, nothing is asked of anybody, nothing is logged."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    require_or_skip(browser is not None, "needs a browser: `sudo apt install chromium`")
+    profile = measured(store, kind="profile", profile=PROFILE)
+    probe = """<script>
+      const sizes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
+      document.title = sizes.every(s => s.width > 300 && s.height > 50) + " " + sizes.length + " " +
+        performance.getEntriesByType("resource").length + " " + document.compatMode;
+    </script>"""
+    page = tmp_path / "report.html"
+    html = render(with_power(store, "power_mw"), SUMMARY, [(profile, [])])
+    page.write_text(html.replace("</html>", probe + "</html>"), encoding="utf-8")
+
+    done = subprocess.run(
+        [str(browser), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         f"--user-data-dir={tmp_path / 'browser'}", "--enable-logging=stderr", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    assert "<title>true 4 0 CSS1Compat</title>" in done.stdout
+    assert not re.search(r"CONSOLE", done.stderr)

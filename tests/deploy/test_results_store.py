@@ -329,3 +329,43 @@ def test_a_full_disk_ends_the_run_and_keeps_what_fitted(store: Store) -> None:
     reason = f"{run.folder}/latency_ns.1.bin: File too large"
     assert (reason, "incomplete", reason) == (done.stdout.strip(), run.record["status"], run.record["reason"])
     np.testing.assert_array_equal(np.arange((1 << 16) // 8), run.array("latency_ns.1"))
+
+
+# Packing
+
+
+@pytest.mark.parametrize(
+    ("values", "encoding"),
+    [
+        (np.array([3, 1, 2]), "planes+zlib"),
+        (np.array([-5, 1, 2**62]), "delta+planes+zlib"),
+        (np.array([], np.int64), "planes+zlib"),
+        (np.array([1.5, np.nan, -0.0]), "planes+zlib"),
+        (np.array([7]), "planes+zlib"),
+    ],
+    ids=["latencies", "times", "nothing", "floats", "one"],
+)
+def test_an_array_comes_back_bit_for_bit(store: Store, values: Any, encoding: str) -> None:
+    with store.writer("measure", KNOWN) as writer:
+        writer.append("latency_ns.1", values, "ns")
+
+    run = store.get(writer.id)
+    assert values.tobytes() == run.array("latency_ns.1").tobytes()
+    assert encoding == run.record["arrays"]["latency_ns.1"]["encoding"]
+
+
+def test_latencies_take_less_than_three_bytes_each(store: Store) -> None:
+    """They resemble one another; eight bytes each would be 8 MB for a million."""
+    latencies = np.random.default_rng(0).lognormal(11, 0.05, 100_000).astype(np.int64)
+    with store.writer("measure", KNOWN) as writer:
+        writer.append("latency_ns.1", latencies, "ns")
+
+    assert (store.root / writer.id / "latency_ns.1.z").stat().st_size < 300_000
+
+
+def test_an_encoding_of_another_version_is_refused(store: Store) -> None:
+    run = stored(store)
+    run.record["arrays"]["latency_ns.1"]["encoding"] = "magic"
+
+    with pytest.raises(StoreError, match="encoding 'magic' is not known here"):
+        run.array("latency_ns.1")

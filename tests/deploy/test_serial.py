@@ -22,13 +22,15 @@ import serial
 from deploy import push
 from deploy.boards import Board
 from deploy.build import build
-from deploy.errors import BoardUnreachable, NoPython
+from deploy.errors import BoardSilent, BoardUnreachable, NoPython
 from deploy.session import Session, connect
 from tests.conftest import GOLDEN, ROOT
 from tests.console import Console
 from tests.line import Line
+from tests.terminal_server import TerminalServer
 
 
+FAST = 921_600  # of the line itself, whatever the tty is set to: the agent alone takes 7 s at 115200
 CUTS = 100
 CUT_EVERY = 1500  # bytes
 
@@ -44,7 +46,7 @@ class Bench:
         self.console: Console | None = None
 
     def set_up(self, *, line: dict[str, Any] | None = None, **console: Any) -> Board:
-        self.line = self._stack.enter_context(Line(**(line or {})))
+        self.line = self._stack.enter_context(Line(**{"baud": FAST, **(line or {})}))
         self.console = self._stack.enter_context(Console(self.line.board, self.folder, **console))
         return self.board(user=console.get("user", "pi"))
 
@@ -165,7 +167,7 @@ def test_a_line_that_is_cut_a_hundred_times_damages_bytes_and_carries_kernel_mes
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In one transfer, and in both directions: an acknowledgement that is hit must do no harm either."""
-    session = bench.connect(bench.set_up(user=None, line={"baud": 921_600}))
+    session = bench.connect(bench.set_up(user=None))
     data = random.Random(1).randbytes(CUTS * CUT_EVERY)
     bench.line.tell(f"cuts {CUTS} {CUT_EVERY} 0.01")
     bench.line.tell("errors 2e-4")
@@ -192,6 +194,46 @@ def test_a_line_that_is_cut_a_hundred_times_damages_bytes_and_carries_kernel_mes
         print(f"\nserial, {len(data) / 1000:.0f} kB, {link.resent / 1000:.0f} kB of them resent: {said}", end="")
     assert {"cuts", "flipped", "lost", "inserted", "doubled", "kernel messages"} == set(counts)
     assert CUTS == counts["cuts"]
+
+
+def test_an_adapter_that_is_pulled_out_and_put_back_changes_nothing_and_one_that_stays_away_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is what /dev/serial/by-id is: the same name, whatever the adapter is called this time."""
+    monkeypatch.setattr("deploy.transport.serial.SILENCE_S", 2.0)
+    bench.set_up(user=None)
+    link = bench.folder / "usb-FTDI_FT232R-if00-port0"
+
+    def plug() -> None:
+        link.unlink(missing_ok=True)
+        link.symlink_to(bench.line.host)
+
+    plug()
+    board = bench.board(port=str(link))
+    session = bench.connect(board)
+    data = random.Random(5).randbytes(200_000)
+    sha256 = hashlib.sha256(data).hexdigest()
+    pulled: list[int] = []
+
+    def pull(there: int, total: int) -> None:
+        """The first time it comes back at once, the second time it does not."""
+        if there > 60_000 * (len(pulled) + 1) and len(pulled) < 2:
+            pulled.append(there)
+            bench.line.unplug()
+            if len(pulled) == 1:
+                bench.line.plug()
+                plug()
+
+    with pytest.raises(BoardSilent) as caught:
+        session.upload(sha256, data, pull)
+
+    assert 2 == len(pulled)
+    assert f"the agent on 'zero' ended: {link}: " in str(caught.value)
+    session.close()
+    bench.line.plug()
+    plug()
+    sent = bench.connect(board).upload(sha256, data)
+    assert sent <= len(data) - pulled[1]
 
 
 def test_a_host_that_was_killed_leaves_a_board_that_the_next_host_meets(bench: Bench) -> None:
@@ -225,7 +267,7 @@ time.sleep(60)
 
 
 def test_an_agent_that_owns_the_line_without_any_shell_is_met(bench: Bench) -> None:
-    bench.line = bench._stack.enter_context(Line())
+    bench.line = bench._stack.enter_context(Line(FAST))
     environment = {"HOME": str(bench.folder), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     with open(bench.line.board, "r+b", buffering=0) as tty:
         words = [sys.executable, "-m", "devices", "--line"]
@@ -238,6 +280,21 @@ def test_an_agent_that_owns_the_line_without_any_shell_is_met(bench: Bench) -> N
     finally:
         there.kill()
         there.wait()
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # of pyserial
+@pytest.mark.parametrize("raw", [False, True], ids=["rfc2217", "socket"])
+def test_a_port_may_be_that_of_a_terminal_server(bench: Bench, raw: bool) -> None:
+    """Log in, bring everything, talk, and give the console back, with TCP in between."""
+    bench.set_up(password="raspberry")
+    with TerminalServer(bench.line.host, raw) as server:
+        session = bench.connect(bench.board(user="pi", port=server.url), "raspberry")
+        data = random.Random(3).randbytes(5000)
+        assert len(data) == session.upload(hashlib.sha256(data).hexdigest(), data)
+        session.close()
+
+    assert [] == [rate for rate in server.rates if rate != 115_200]
+    assert "login: " in bench.type("\r", "login: ")
 
 
 def test_a_higher_rate_is_agreed_on_and_left_at_the_end(bench: Bench) -> None:
@@ -268,6 +325,8 @@ def test_the_board_s_end_that_is_killed_leaves_a_usable_console(bench: Bench) ->
     channel._pump.join()
     channel._port.close()
 
+    # What the host still said was typed into the shell, and may hold a quote.
+    bench.type("\x03", "$ ")
     assert "\n42\r" in bench.type(" echo $((6*7))\r", "\n42\r")
 
 
@@ -286,7 +345,7 @@ def test_a_port_that_is_in_use_says_how_to_find_by_whom(bench: Bench) -> None:
 
 
 def test_a_silent_board_is_said_to_be_silent(bench: Bench) -> None:
-    bench.line = bench._stack.enter_context(Line())
+    bench.line = bench._stack.enter_context(Line(FAST))
 
     with pytest.raises(BoardUnreachable, match="nothing comes, not even an echo"):
         bench.connect(bench.board(user="pi"))
@@ -298,7 +357,7 @@ def test_a_silent_board_is_said_to_be_silent(bench: Bench) -> None:
     ids=["u-boot", "wrong baud"],
 )
 def test_whoever_else_answers_is_named(says: bytes, error: str, bench: Bench) -> None:
-    bench.line = bench._stack.enter_context(Line())
+    bench.line = bench._stack.enter_context(Line(FAST))
     over = threading.Event()
 
     def answer() -> None:

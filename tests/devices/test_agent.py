@@ -454,6 +454,29 @@ def test_the_probe_names_runtime_and_numpy(agent):
 # Meters
 
 
+def test_chips_that_no_driver_shows_are_looked_for_when_the_host_names_them(tmp_path):
+    """There is no such bus here: it says so, and the other meters are there as before."""
+    root = tree(tmp_path, ina3221())
+    wired = [{"name": "vdd_5v", "chip": "ina228", "i2c_bus": 1, "i2c_address": 64, "shunt_mohm": 10.0}]
+
+    with Agent(tmp_path / "board", "--sysroot", str(root)) as agent:
+        before = agent.request("meters.list").header
+        after = agent.request("meters.wire", wired=wired).header
+
+    assert before["rails"] == after["rails"] and [] == before["unreadable"]
+    where = f"{root / 'dev/i2c-1'} at 0x40"
+    assert [{"chip": "ina228", "path": where, "reason": "No such file or directory"}] == after["unreadable"]
+
+
+def test_sampling_ends_with_what_it_cost(tmp_path):
+    with Agent(tmp_path / "board", "--sysroot", str(tree(tmp_path, ina3221()))) as agent:
+        agent.request("meters.start")
+        stats = agent.request("meters.stop").header["sampling"]
+
+    assert (3, [0, 0, 0]) == (len(stats["missing"]), stats["missing"])
+    assert stats["turns"] >= 1 and 0 <= stats["cpu_share"] and stats["wall_s"] > 0
+
+
 def test_the_meters_are_listed_with_those_that_may_not_be_read(tmp_path):
     refused = "sys/class/powercap/intel-rapl:0/energy_uj"
     root = tree(tmp_path, {k: v for k, v in {**DESKTOP, **ina3221()}.items() if k != refused})
@@ -465,8 +488,8 @@ def test_the_meters_are_listed_with_those_that_may_not_be_read(tmp_path):
     assert ["dram:0", "VDD_IN", "VDD_CPU_GPU_CV", "channel3"] == [rail["name"] for rail in listed["rails"]]
     assert {
         "name": "VDD_IN", "chip": "ina3221", "scope": "module", "quantity": "power_mw",
-        "update_period_s": 0.028, "lsb": 40.0, "total": True,
-    } == listed["rails"][1]  # fmt: skip
+        "update_period_s": 0.028, "lsb": 40.0, "total": True, "averaging": "iir", "origin": "measured", "clock": "board",
+    }.items() <= listed["rails"][1].items()  # fmt: skip
     assert [{"chip": "rapl", "path": str(root / refused), "reason": "Is a directory"}] == listed["unreadable"]
 
 

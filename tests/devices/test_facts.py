@@ -221,3 +221,21 @@ def test_what_cools_and_what_slows_down_is_read(tmp_path: Path) -> None:
 )
 def test_an_emulated_cpu_says_what_it_is(tmp_path: Path, cpuinfo: str, emulated: bool) -> None:
     assert emulated == facts.identity(tree(tmp_path, {"proc/cpuinfo": cpuinfo})).get("emulated", False)
+
+
+def test_a_virtual_board_says_so_and_has_the_serial_number_of_its_tree(tmp_path: Path) -> None:
+    """Its processor is a model of a real one, and mainline's cpuinfo for arm64 has no serial number."""
+    cpuinfo = "".join(
+        line + "\n" for line in RASPBERRY_PI_4["proc/cpuinfo"].splitlines() if not line.startswith("Serial")
+    )
+    files = {
+        "proc/cpuinfo": cpuinfo,
+        "proc/device-tree/deploy,emulator": "qemu 7.2 cortex-a72\0",
+        "proc/device-tree/serial-number": "10000000a6d222b6\0",
+    }
+
+    found = facts.identity(tree(tmp_path, {**RASPBERRY_PI_4, **files}))
+
+    assert (True, "qemu 7.2 cortex-a72", "10000000a6d222b6") == (
+        found["emulated"], found["emulator"], found["serial"]
+    )  # fmt: skip

@@ -213,11 +213,11 @@ def test_a_board_on_a_serial_port_that_is_not_there_says_how_to_find_those_that_
     )
 
 
-def test_serial_ports_are_listed(say: Said) -> None:
-    code, out, _ = say("boards", "discover", "--json")
+def test_serial_ports_and_machines_of_the_network_are_listed(say: Said) -> None:
+    code, out, _ = say("boards", "discover", "--json", "--seconds", "0.1")
 
     assert 0 == code
-    assert isinstance(json.loads(out), list)
+    assert {"ports": list, "hosts": list} == {key: type(found) for key, found in json.loads(out).items()}
 
 
 @pytest.mark.parametrize(
@@ -380,3 +380,90 @@ def test_readings_of_a_board_that_dies_are_kept_and_marked(bundle: Path, say: Sa
     assert "incomplete" == record["status"]
     assert record["reason"].startswith("the agent on 'local' ended")
     assert record["arrays"]["latency_ns.1"]["length"] > 0
+
+
+# Comparing
+
+
+def test_two_bundles_are_measured_in_turns_compared_and_gated(say: Said, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.tflite").write_bytes(DIGITS.read_bytes())
+    quick = ("--duration", "0.2", "--restarts", "2", "--warmup", "0", "--kernels", "off")
+
+    code, out, err = say("measure", bundle, "other.tflite", "--interleave", *quick)
+    assert 0 == code, err
+    first, second = re.findall(r"^stored: (\S+)$", out, re.MULTILINE)
+    code, out, _ = say("compare", first, second)
+    assert 0 == code and "2 pairs" in out and "latency" in out
+    _, out, _ = say("compare", first, second, "--json")
+    (effect,) = json.loads(out)[0]["effects"]
+    assert effect["paired"] and effect["low"] <= effect["ratio"] <= effect["high"]
+
+    code, out, _ = say("gate", "--baseline", first, second, "--max-slowdown", "900%", "--junit", "gate.xml")
+    assert (0, True) == (code, out.endswith(f"passed: {second} against {first}\n"))
+    assert '<testcase classname="deploy.gate.other" name="latency"' in (tmp_path / "gate.xml").read_text()
+    code, out, _ = say("gate", "--baseline", first, second, "--max-slowdown", "0%", "--max-energy", "5%")
+    assert code in (3, 4)  # no energy was measured, so it never passes
+    assert "undecided  energy: no rail was measured in both runs" in out
+
+
+def test_runs_that_differ_in_more_than_their_bundle_are_refused_until_that_is_allowed(say: Said, bundle: Path) -> None:
+    quick = ("--duration", "0.1", "--restarts", "1", "--warmup", "0", "--kernels", "off")
+    runs = []
+    for more in ((), ("--threads", "2")):
+        _, out, _ = say("measure", bundle, *quick, *more)
+        runs += re.findall(r"^stored: (\S+)$", out, re.MULTILINE)
+
+    code, _, err = say("compare", *runs)
+    assert 2 == code
+    assert (
+        f"error: {runs[1]} was measured with other threads or CPUs than {runs[0]}: (1) and (2)\n"
+        "hint:  `--mix-threads` compares them all the same\n" == err
+    )
+    assert 0 == say("compare", *runs, "--mix-threads")[0]
+
+
+def test_strict_fails_unless_the_verdict_is_ok(say: Said, bundle: Path) -> None:
+    """Without a warm-up nothing is steady."""
+    words = ("measure", bundle, "--duration", "0.1", "--restarts", "1", "--warmup", "0", "--kernels", "off")
+
+    assert 0 == say(*words)[0]
+    code, out, _ = say(*words, "--strict")
+    assert 1 == code
+    assert "`deploy explain not-steady` says what that means and what to do\n" in out
+
+
+def test_a_verdict_is_explained_and_a_near_one_suggested(say: Said) -> None:
+    assert (0, True) == (lambda said: (said[0], said[1].startswith("throttled\n  The board throttled")))(
+        say("explain", "throttled")
+    )
+    assert (2, "error: no verdict 'throtled'; did you mean 'throttled'?\nhint:  `deploy explain` lists all\n") == (
+        lambda said: (said[0], said[2])
+    )(say("explain", "throtled"))
+    code, out, _ = say("explain")
+    assert 0 == code and out.count("\n  ") >= 2 * 15
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("measure", "a.bundle", "b.bundle"), "error: 2 bundles\nhint:  `--interleave` lets them take turns"),
+        (("measure", "a.bundle", "--interleave"), "error: --interleave needs two bundles or more\n"),
+        (("measure", "a", "--pin", "3-1"), "error: Invalid value for '--pin': '3-1' is no list of CPUs"),
+        (("measure", "a", "--until", "5"), "error: Invalid value for '--until': '5' is not between 0.002 and 0.5"),
+        (("compare", "last"), "error: there is nothing to compare with\n"),
+        (("gate", "--baseline", "x", "y"), "error: no limit given\n"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_runs(say: Said, words: tuple[str, ...], expected: str) -> None:
+    code, out, err = say(*words)
+
+    assert (2, "") == (code, out)
+    assert err.startswith(expected), err
+
+
+def test_a_profile_adds_up_and_is_stored(say: Said, bundle: Path) -> None:
+    code, out, err = say("profile", bundle, "--duration", "0.1", "--restarts", "2", "--group", "3", "--kernels", "off")
+
+    assert 0 == code, err
+    assert "CONV_2D, CONV_2D, CONV_2D" in out and "the sum differs by" in out
+    assert " profile " in say("runs", "list")[1]

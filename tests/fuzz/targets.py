@@ -23,7 +23,7 @@ from deploy.session import Session, _bring_agent
 from devices import delta as applying
 from devices.agent import Agent
 from devices.link import PipeLink
-from devices.protocol import arq, framing, manifest
+from devices.protocol import arq, manifest
 from devices.protocol.delta import Header
 from devices.protocol.framing import MAGIC, Decoder, Encoder, FrameError, Kind, Message
 from tests.conftest import GOLDEN

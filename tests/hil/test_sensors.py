@@ -13,14 +13,15 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from deploy.results.energy import EnergyReading, RailSamples, Window, per_invocation
+from deploy.results.energy import RailSamples, Window, integrate
 from deploy.virtual import control, image, sensors
 from deploy.virtual.kinds import KINDS
 from devices.protocol.meter import Rail
@@ -29,7 +30,8 @@ from tests.test_layers import HOME
 
 pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
 
-IDLE_S, BUSY_S = 2.0, 10.0
+IDLE_S, BUSY_S = 1.0, 10.0
+TILE_NS = 500_000_000
 Shell = Callable[..., bytes]
 
 
@@ -39,22 +41,33 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
     for tool, package in (("qemu-system-aarch64", "qemu-system-arm"), ("mksquashfs", "squashfs-tools")):
         need_tool(tool, package)
     need_tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    home = tmp_path_factory.mktemp("home")
     shells: dict[str, Shell] = {}
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as running:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("XDG_CACHE_HOME", str(HOME / ".cache"))  # the image; it is fetched once, not for every test
 
-        def boot(kind: str) -> Shell:
-            if kind not in shells:
+    @contextmanager
+    def at_home() -> Iterator[None]:
+        # Each test has a home of its own; a guest's must outlive it, and its image is fetched once.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", str(home))
+            patch.setenv("XDG_CACHE_HOME", str(HOME / ".cache"))
+            yield
+
+    running = ExitStack()
+
+    def boot(kind: str) -> Shell:
+        if kind not in shells:
+            with at_home():
                 made = image.ensure(KINDS[kind].arch, lambda text: None)
                 extras = sensors.extras(KINDS[kind], made)
                 assert () == extras.missing
                 options = control.Options(cold=True)
                 board = running.enter_context(control.starting(KINDS[kind], made, extras, kind, options, None))
                 shells[kind] = shell(board.entries[kind]["transport"])
-            return shells[kind]
+        return shells[kind]
 
-        yield boot
+    yield boot
+    with at_home():
+        running.close()
 
 
 def shell(transport: dict[str, Any]) -> Shell:
@@ -100,21 +113,28 @@ def test_net_energy_through_the_real_ina3221_driver_is_within_two_percent(guests
     """Periods at which a sampler with a fixed one goes wrong by up to 73 %."""
     rail = "ina3221:1:0x40:0:5000:5000:2000:6000"
     found = watch(guests("jetson-orin"), pulses(period_s, duty, 2000, 6000), rail, rate_hz=1000)
-    truth_t, truth_mw = (np.array(column) for column in zip(*found["truth"], strict=True))
-    begun, ended = truth_t[1], truth_t[-2]
-    true_uj = float(np.sum((truth_mw[:-1] - 2000) * np.diff(truth_t)) / 1e6)
+    shown = np.array(found["truth"])
+    mine = np.array([(t_ns, value) for t_ns, number, value in found["samples"] if number == 0])
+    seen = RailSamples(Rail.of(found["rails"][0]), mine[:, 0].astype(np.int64), mine[:, 1])
 
-    mine = [(t_ns, value) for t_ns, number, value in found["samples"] if number == 0]
-    seen = RailSamples(
-        Rail.of(found["rails"][0]), np.array([t for t, _ in mine]), np.array([value for _, value in mine])
-    )
-    reading = per_invocation(
-        seen, [Window(begun, ended, 1)], [Window(truth_t[0], begun, 0), Window(ended, truth_t[-1], 0)]
-    )
+    true_uj = net_uj = 0.0
+    for start_ns in range(int(shown[1, 0]), int(shown[-2, 0]) - TILE_NS, TILE_NS):
+        window = Window(start_ns, start_ns + TILE_NS, 1)
+        gross_uj = integrate(seen, window)
+        if not isinstance(gross_uj, str):  # refused, as on a board: the host stopped the guest for a while
+            net_uj += gross_uj - 2000 * TILE_NS / 1e6
+            true_uj += held(shown, window) - 2000 * TILE_NS / 1e6
+    if true_uj < 0.3 * 4000 * duty * BUSY_S * 1000:
+        pytest.skip("this machine is too busy: it stopped the guest so often that most of the windows were refused")
 
-    assert isinstance(reading, EnergyReading)
-    assert reading.net_uj == pytest.approx(true_uj, rel=0.02), f"{len(mine)} samples"
-    assert "stub:ina3221@VDD_IN" == reading.source
+    assert net_uj == pytest.approx(true_uj, rel=0.02), f"{len(mine)} samples"
+    assert "stub:ina3221@VDD_IN" == seen.rail.source
+
+
+def held(shown: NDArray[np.float64], window: Window) -> float:
+    """Energy in uJ of a power that stays as it was shown (t_ns, mW) until the next."""
+    edges = np.clip(shown[:, 0], window.start_ns, window.end_ns)
+    return float(np.sum(shown[:-1, 1] * np.diff(edges)) / 1e6)
 
 
 @pytest.mark.parametrize(
@@ -144,13 +164,13 @@ def test_what_is_shown_is_what_the_driver_says(guests, kind, rail, tolerance_mw)
 
 
 def test_power_follows_the_load_of_the_processors(guests):
-    """The model that runs when nobody plays anything: more than half of the way from idle to busy with all cores busy."""
+    """The model that runs when nobody plays anything; two loops are all that two cores can do."""
     run = guests("jetson-orin")
-    read = "cat /sys/class/hwmon/hwmon*/curr1_input"
-    calm = float(run(f"sleep 2; {read}"))
-    busy = float(
-        run(f"(timeout 3 sh -c 'while :; do :; done' & timeout 3 sh -c 'while :; do :; done' & sleep 2; {read})")
-    )
+    # Built-ins of the shell: starting a program is a load.
+    read = "for i in 1 2 3 4 5 6 7 8; do sleep 0.3; read ma < /sys/class/hwmon/hwmon0/curr1_input; echo $ma; done"
+    loop = "timeout 6 sh -c 'while :; do :; done' &"
+    calm = min(map(float, run(read).split()))
+    busy = max(map(float, run(f"{loop} {loop} {read}").split()))
 
     (chip,) = sensors.SENSORS["jetson-orin"].chips
     total = chip.rails[0]
@@ -161,7 +181,7 @@ def test_power_follows_the_load_of_the_processors(guests):
 def test_a_throttle_flag_that_is_raised_is_seen(guests):
     """0x50005: under-voltage and throttled, now and before."""
     run = guests("pi5")
-    run("echo throttled=0x50005 > /sys/module/vcio/parameters/get_throttled")
+    run("printf throttled=0x50005 > /sys/module/vcio/parameters/get_throttled")
 
     ask = "import sys; sys.path.insert(0, '/tmp/watch'); from pathlib import Path; "
     ask += "from devices.meters.pi5 import Mailbox; print(Mailbox(Path('/dev/vcio')).ask('get_throttled'))"

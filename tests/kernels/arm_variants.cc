@@ -49,15 +49,17 @@ class Guarded {
 struct Family {
   int low, high;  // of weights
   bool pruned;
+  bool two_valued;  // a magnitude per output channel, and its negative
 };
 
 Family family_of(DeployFamily family) {
   switch (family) {
-    case DEPLOY_FAMILY_W4: return {-8, 7, false};
-    case DEPLOY_FAMILY_W2: return {-2, 1, false};
-    case DEPLOY_FAMILY_TILE4: return {-8, 7, true};
-    case DEPLOY_FAMILY_TILE8: return {-127, 127, true};
-    default: return {-127, 127, false};
+    case DEPLOY_FAMILY_W4: return {-8, 7, false, false};
+    case DEPLOY_FAMILY_W2: return {-2, 1, false, false};
+    case DEPLOY_FAMILY_TILE4: return {-8, 7, true, false};
+    case DEPLOY_FAMILY_TILE8: return {-127, 127, true, false};
+    case DEPLOY_FAMILY_BINARY: return {-127, 127, false, true};
+    default: return {-127, 127, false, false};
   }
 }
 
@@ -79,9 +81,11 @@ constexpr Size kSizes[] = {
 void fill_weights(const Family& family, Fill fill, const DeployConvShape& s, int keep_percent, int8_t* weights) {
   const int channels = s.in_c / s.groups, taps = s.kernel_h * s.kernel_w, of_group = s.out_c / s.groups;
   for (int out = 0; out < s.out_c; ++out) {
+    const int magnitude = between(1, 127);
     for (int i = 0; i < taps * channels; ++i) {
       const int value = fill == kLowest ? family.low : fill == kHighest ? family.high : between(family.low, family.high);
-      weights[out * taps * channels + i] = static_cast<int8_t>(value);
+      const int8_t sign = static_cast<int8_t>(value < 0 ? -magnitude : magnitude);
+      weights[out * taps * channels + i] = family.two_valued ? sign : static_cast<int8_t>(value);
     }
   }
   if (!family.pruned) return;
@@ -109,9 +113,9 @@ DeployConvShape shape_of(const Size& z) {
 }
 
 DeployConv* create(const DeployVariant& variant, const DeployConvShape& shape, const int8_t* weights,
-                   const DeployRequantization& requantization, const char* name) {
+                   const DeployRequantization& requantization, const DeployBinarization* bits, const char* name) {
   char error[200];
-  DeployConv* conv = deploy_conv_create(variant.family, &shape, weights, &requantization, nullptr, name, error,
+  DeployConv* conv = deploy_conv_create(variant.family, &shape, weights, &requantization, bits, name, error,
                                         sizeof error);
   if (!conv) {
     printf("%s: %s\n", name, error);
@@ -141,9 +145,15 @@ void compare(const DeployVariant& variant, const char* reference, const Size& si
     shift[out] = out % 9 == 4 ? between(-31, 3) : between(-16, -4);
   }
   const DeployRequantization requantization = {bias, multiplier, shift, fill == kRandom ? between(-128, 127) : -128,
-                                               between(-128, 127), between(-128, -60), between(60, 127)};
-  DeployConv* const fast = create(variant, shape, weights.int8(), requantization, variant.name);
-  DeployConv* const plain = create(variant, shape, weights.int8(), requantization, reference);
+                                               between(-128, 127), between(-128, -60), between(60, 127),
+                                               between(0, 1)};
+  static int8_t threshold[8192];
+  for (int channel = 0; channel < shape.in_c; ++channel) threshold[channel] = static_cast<int8_t>(between(-128, 127));
+  const int low = between(-128, 126);
+  const DeployBinarization binarization = {threshold, low, between(low + 1, 127)};
+  const DeployBinarization* const bits = variant.family == DEPLOY_FAMILY_BINARY ? &binarization : nullptr;
+  DeployConv* const fast = create(variant, shape, weights.int8(), requantization, bits, variant.name);
+  DeployConv* const plain = create(variant, shape, weights.int8(), requantization, bits, reference);
   memset(output.int8(), 0x55, out_bytes);
   if (deploy_conv_run(fast, input.int8(), output.int8(), 1) || deploy_conv_run(plain, input.int8(), expected.int8(), 1)) {
     printf("%s: no memory\n", variant.name);
@@ -167,10 +177,6 @@ int main(int argc, char** argv) {
   const int32_t count = deploy_kernels_variant_count();
   for (int32_t i = 0; i < count; ++i) {
     const DeployVariant variant = deploy_kernels_variant(i);
-    if (variant.family == DEPLOY_FAMILY_BINARY || variant.family == DEPLOY_FAMILY_BLOCK8 ||
-        variant.family == DEPLOY_FAMILY_DEPTHWISE8) {
-      continue;
-    }
     if (!variant.supported || strstr(variant.name, "reference") || (argc > 1 && !strstr(variant.name, argv[1]))) continue;
     const char* reference = nullptr;
     for (int32_t j = 0; j < count; ++j) {

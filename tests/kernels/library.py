@@ -91,6 +91,7 @@ class Layer:
     threshold: NDArray[np.int8] | None = None
     low: int = 0
     high: int = 0
+    single_rounding: bool = False
 
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
@@ -151,7 +152,7 @@ class Library:
         ):
             requantization = Requantization(
                 bias.ctypes.data, multiplier.ctypes.data, shift.ctypes.data,
-                layer.input_zero_point, layer.output_zero_point, *layer.clamp,
+                layer.input_zero_point, layer.output_zero_point, *layer.clamp, layer.single_rounding,
             )  # fmt: skip
             binarization = Binarization(threshold.ctypes.data, layer.low, layer.high)
             error = ctypes.create_string_buffer(200)
@@ -290,15 +291,39 @@ def conv_layer(
         multiplier=np.array(multiplier, np.int32), shift=np.array(shift, np.int32),
         stride=stride, dilation=dilation, pad=pad, groups=groups,
         input_zero_point=int(rng.integers(-128, 128)), output_zero_point=int(rng.integers(-128, 128)),
+        **(_binarization(rng, c) if family == "binary" else {}),
     )  # fmt: skip
+
+
+def _binarization(rng: np.random.Generator, channels: int) -> dict[str, Any]:
+    low, high = rng.choice(256, 2, replace=False) - 128
+    return {"threshold": rng.integers(-128, 128, channels).astype(np.int8), "low": int(low), "high": int(high)}
 
 
 def random_weights(
     family: str, rng: np.random.Generator, shape: tuple[int, int, int, int], keep: float
 ) -> NDArray[np.int8]:
-    """Weights that fit the family; binary, pruned and depthwise ones are added with those families."""
-    low, high = {"w8": (-127, 127), "w4": (-8, 7), "w2": (-2, 1)}[family]
-    return rng.integers(low, high + 1, shape).astype(np.int8)
+    """Weights that fit the family; of pruned ones `keep` is the share of the pattern that is not zero."""
+    if family == "binary":
+        signs = rng.integers(0, 2, shape) * 2 - 1
+        return (signs * rng.integers(1, 128, (shape[0], 1, 1, 1))).astype(np.int8)
+    low, high = {"w4": (-8, 7), "w2": (-2, 1), "tile4": (-8, 7)}.get(family, (-127, 127))
+    weights = rng.integers(low, high + 1, shape).astype(np.int8)
+    if family in ("tile8", "tile4"):
+        prune(weights, rng, keep, outputs=32, channels=4)
+    elif family == "block8":
+        prune(weights, rng, keep, outputs=1, channels=int(rng.choice([4, 16])))
+    return weights
+
+
+def prune(
+    weights: NDArray[np.int8], rng: np.random.Generator, keep: float, outputs: int, channels: int
+) -> None:
+    """Zeroes groups of `channels` input channels at one kernel position, shared by `outputs` outputs in a row."""
+    out_c, kernel_h, kernel_w, in_c = weights.shape
+    for first in range(0, out_c, outputs):
+        kept = rng.random((kernel_h, kernel_w, -(-in_c // channels))) < keep
+        weights[first : first + outputs] *= np.repeat(kept, channels, axis=2)[..., :in_c]
 
 
 def quantize_multiplier(scale: float) -> tuple[int, int]:
@@ -320,6 +345,10 @@ def reference(layer: Layer, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
     # The accumulator is an int32 that wraps.
     acc = (acc + 2**31) % 2**32 - 2**31
     multiplier, shift = layer.multiplier.astype(np.int64), layer.shift.astype(np.int64)
+    if layer.single_rounding:
+        scaled = (acc * multiplier + (np.int64(1) << (30 - shift))) >> (31 - shift)
+        scaled = (scaled + 2**31) % 2**32 - 2**31
+        return np.clip(scaled + layer.output_zero_point, *layer.clamp).astype(np.int8)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     acc = ((acc << left) + 2**31) % 2**32 - 2**31
     # Twice the high half of the product: halves up.

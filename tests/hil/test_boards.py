@@ -1,0 +1,189 @@
+"""
+The whole story on a virtual board of each kind: up, pushed over SSH and over serial from a bare console, proven
+bit-exact, run, measured, rolled back, broken and mended, down.
+
+Real: QEMU, Debian, OpenSSH, getty and login, LiteRT with its NEON code.  Not real: time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.virtual import control, machine
+from deploy.virtual.kinds import KINDS
+from deploy.virtual.registry import Place
+from tests.conftest import GOLDEN, ROOT, need_tool, require_or_skip
+from tests.test_layers import HOME
+
+pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
+
+MODEL = GOLDEN / "digits_int8.tflite"
+DOT_PRODUCT = {"pi3": False, "pi4": False, "pi5": True, "jetson-nano": False, "jetson-orin": True, "pynq-z2": False}
+PARTS = {"pi3": "0xd03", "pi4": "0xd08", "pi5": "0xd0b", "jetson-nano": "0xd07", "jetson-orin": "0xd0b",
+         "pynq-z2": "0xc09"}  # fmt: skip
+Deploy = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(private_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and warm snapshots are made once for this user, and not for every test."""
+    for tool, package in (
+        ("qemu-system-aarch64", "qemu-system-arm"),
+        ("qemu-img", "qemu-utils"),
+        ("mksquashfs", "squashfs-tools"),
+    ):
+        need_tool(tool, package)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("DEPLOY_HIL_CACHE", str(HOME / ".cache")))
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Iterator[Deploy]:
+    """``deploy("push", ...)``: the real command; its standard output."""
+
+    def run(*words: str, fails: bool = False) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy", *words], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=900,
+        )  # fmt: skip
+        assert fails == (done.returncode != 0), f"deploy {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout
+
+    yield run
+    for status in control.status():
+        control.down(status.name)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits' model with golden vectors of stock LiteRT on this machine."""
+    from deploy.build import build
+
+    path = tmp_path_factory.mktemp("bundle") / "digits.bundle"
+    build(str(MODEL), name="digits").bundle.write(path)
+    return path
+
+
+def require_kernel_of(kind: str) -> None:
+    """The PYNQ's kernel takes long: a run without it must be asked for."""
+    if KINDS[kind].arch != "armhf":
+        return
+    there = list((Path(os.environ["XDG_CACHE_HOME"]) / "deploy/virtual/images").glob("armhf-*/image.json"))
+    require_or_skip(bool(there), f"needs an image that takes a quarter of an hour: `deploy virtual up {kind}`, once")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_story(kind: str, deploy: Deploy, bundle: Path) -> None:
+    require_kernel_of(kind)
+    deploy("virtual", "up", kind)
+
+    (checked,) = json.loads(deploy("boards", "check", kind, "--json"))
+    identity = checked["identity"]
+    assert (KINDS[kind].model, PARTS[kind]) == (identity["model"], identity["cpu_part"])
+    assert KINDS[kind].serial_number(kind) == identity["serial"]
+    assert DOT_PRODUCT[kind] == ("asimddp" in identity["cpu_features"])
+    assert machine.emulator(KINDS[kind]) == identity["emulator"]
+    assert [] == checked["differences"]
+
+    assert "bit-exact" in deploy("push", "--board", kind, str(bundle))
+    assert "digits/1 is current already" in deploy("push", "--board", f"{kind}.console", str(bundle))
+    assert "digits/1 is current already" in deploy("push", "--board", f"{kind}.uart", str(bundle))
+    assert "bit-exact" in deploy("verify", "--board", kind, str(bundle))
+    short = ["--duration=0.5", "--restarts=1", "--warmup=0.5", "--idle=0.5", "--windows=1", "--window=1", "--json"]
+    measured = json.loads(deploy("measure", "--board", kind, str(bundle), *short).splitlines()[-1])
+    assert "emulated-time" in measured["verdict"]
+    assert measured["latency"]["median_ns"] > 0
+
+    deploy("push", "--board", kind, str(MODEL))
+    assert "digits/1 is current" in deploy("rollback", "--board", kind)
+    deploy("virtual", "reset", kind)
+    assert "digits" not in deploy("releases", "--board", kind)
+    deploy("virtual", "down", kind)
+    assert not Place(kind).folder.exists()
+
+
+def test_a_bare_console_is_all_that_a_push_needs(deploy: Deploy, bundle: Path) -> None:
+    """
+    No agent, no network cable: login, some 6 KB typed, then agent and bundle over the line.  numpy and LiteRT stay, as
+    22 MB through QEMU's UART take a quarter of an hour.
+    """
+    deploy("virtual", "up", "pi4")
+    deploy("virtual", "fault", "pi4", "net-cut")
+    control.ask("pi4", "run", "rm -rf /home/pi/.local/share/deploy/agent")
+
+    assert "bit-exact" in deploy("push", "--board", "pi4.console", str(bundle))
+    assert Place("pi4").console_log.read_text(errors="replace").count("pi4 login: ") > 1  # the console is given back
+
+
+def test_a_release_outlives_a_power_cut_and_a_file_that_was_not_synced_need_not(deploy: Deploy, bundle: Path) -> None:
+    deploy("virtual", "up", "pi4")
+    deploy("push", "--board", "pi4", str(bundle))
+
+    deploy("virtual", "fault", "pi4", "power-cut")
+    deploy("boards", "check", "pi4", fails=True)
+    deploy("virtual", "fault", "pi4", "power-on")
+
+    assert "bit-exact" in deploy("verify", "--board", "pi4", str(bundle))
+
+
+def test_faults_are_what_real_boards_show(deploy: Deploy, bundle: Path) -> None:
+    deploy("virtual", "up", "pi4")
+
+    deploy("virtual", "fault", "pi4", "disk-full")
+    assert "disk" in deploy("push", "--board", "pi4", str(bundle), fails=True)
+    deploy("virtual", "fault", "pi4", "disk-free")
+    deploy("virtual", "fault", "pi4", "clock=0")
+    deploy("push", "--board", "pi4", str(bundle))
+    deploy("virtual", "fault", "pi4", "noise=1e-4")
+    assert "bit-exact" in deploy("verify", "--board", "pi4.uart", str(bundle))
+    deploy("virtual", "fault", "pi4", "reboot")
+    assert "bit-exact" in deploy("verify", "--board", "pi4", str(bundle))
+
+
+def test_four_boards_at_once_all_answer(deploy: Deploy) -> None:
+    for kind in ("pi3", "pi4", "pi5", "jetson-orin"):
+        deploy("virtual", "up", kind)
+
+    answers = json.loads(deploy("boards", "check", "pi3", "pi4", "pi5", "jetson-orin", "--json"))
+
+    assert [True] * 4 == [answer["ok"] for answer in answers]
+    assert ["running"] * 4 == [status.state for status in control.status()]
+
+
+def test_a_damaged_image_and_a_damaged_snapshot_are_made_anew(
+    deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache of its own, whose packages are those fetched before."""
+    known = Path(os.environ["XDG_CACHE_HOME"]) / "deploy"
+    mine = tmp_path / "cache" / "deploy"
+    (mine / "virtual").mkdir(parents=True)
+    for name in ("runtime", "virtual/debs", "virtual/apt"):
+        if (known / name).is_dir():
+            (mine / name).symlink_to(known / name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told: list[str] = []
+    control.up("pi4", control.Options(cold=True), told.append)
+    control.down("pi4")
+    (root,) = mine.glob("virtual/images/arm64-*/root.squashfs")
+    flip(root)
+
+    up: Any = control.up("pi4", control.Options(cold=True), told.append)
+
+    assert not up.warm
+    assert 1 == len([line for line in told if line.startswith("the image is damaged (root.squashfs")])
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
