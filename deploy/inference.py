@@ -4,6 +4,7 @@ Running models on a board: load, feed, answers back.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +71,11 @@ def load(
     if session.board.memory_limit_mib:
         what["memory_bytes"] = session.board.memory_limit_mib * 2**20
     what["kernels"] = session.kernels.mode
-    reply = session.request(
+    answer = session.request(
         "model.load", subject=subject, threads=threads, signature=signature, shapes=shapes, **what
-    ).header
-    decisions = reply.get("kernels")
+    )
+    decisions = json.loads(answer.payload)
+    reply = answer.header
     return Loaded(
         tuple(_info(entry) for entry in reply["inputs"]),
         tuple(_info(entry) for entry in reply["outputs"]),

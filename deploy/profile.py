@@ -190,14 +190,17 @@ def _evaluate(collector: _Collector, reply: dict[str, Any], graph: Graph, names:
             for sweeps, base in zip(rounds, less, strict=True)
         ]
 
-    placement: list[str] | None = reply["restarts"][0]["placement"]
+    placement: list[str] = list(reply["restarts"][0]["placement"] or ())
+    for decision in reply["kernels"] or () if placement else ():  # of our own kernels, by name
+        if decision.get("kernel"):
+            placement[decision["node"]] = decision["kernel"]
     times = [of_rounds(later, earlier) for earlier, later in itertools.pairwise(cuts)]
     centres = [sum(values) / len(values) for values in times]
     total = sum(centres)
     ops = []
     for earlier, later, values, centre in zip(cuts, cuts[1:], times, centres, strict=False):
         half = half_width(values) if len(values) > 1 else None
-        places = set(placement[earlier:later]) if placement and len(placement) >= later else set()
+        places = set(placement[earlier:later])
         ops.append(
             OpTime(
                 first=earlier,

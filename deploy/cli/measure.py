@@ -96,6 +96,9 @@ def plan_from(options: dict[str, Any]) -> Plan:
 @common.kernels_option
 @click.argument("bundle_paths", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--interleave", is_flag=True, help="Let several bundles take turns.")
+@click.option(
+    "--count", is_flag=True, help="Also count an invocation's instructions, on an emulated core like the board's."
+)
 @plan_options
 @common.json_option
 @click.pass_obj
@@ -105,6 +108,7 @@ def command(
     board_name: str,
     bundle_paths: tuple[Path, ...],
     interleave: bool,
+    count: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -120,13 +124,20 @@ def command(
     if interleave and plan.until:
         raise UsageError("--interleave and --until do not go together", "`--restarts N` makes N pairs")
     bundles = [common.read_bundle(path) for path in bundle_paths]
-    outcomes = run(boards_file, board_name, bundles, plan, Lines if as_json else Live)
+    outcomes = run(boards_file, board_name, bundles, plan, Lines if as_json else Live, count)
     for bundle, writer, measured in outcomes:
         if as_json:
             result = {"run": writer.id, "board": board_name, "bundle": bundle.digest, **vars(measured)}
+            if count:
+                result["instructions"] = writer.known()["instructions"]
             common.show_line({"event": "result", **result})
         else:
             show(board_name, bundle.name, measured)
+            if count:
+                counted = writer.known()["instructions"]
+                common.show(
+                    f"count: {counted['instructions']:,} instructions of a {counted['cpu']}; {counted['method']}"
+                )
             common.show(f"stored: {writer.id}")
     return 1 if common.is_strict() and any(measured.verdict != ("ok",) for _, _, measured in outcomes) else 0
 
@@ -137,11 +148,16 @@ def run(
     bundles: Sequence[Bundle],
     plan: Plan,
     watcher: type[Live] | type[Lines],
+    count: bool = False,
 ) -> list[tuple[Bundle, RunWriter, Measured]]:
     """Bring the bundles to the board and measure them, in turns where there are several; each becomes a run."""
     from deploy.measure import Turn, interleave, measure
 
     with common.on_board(boards_file, board_name, bundles[0]) as on, contextlib.ExitStack() as stack:
+        if count:
+            from deploy.virtual.count import cpu_of
+
+            cpu_of(on.session.hello["identity"])  # refused now, and not after the measurement
         for other in bundles[1:]:
             common.bring(on.session, other)
         inputs = [input_values(on.session, bundle, plan) for bundle in bundles]
@@ -157,7 +173,17 @@ def run(
             each = zip(bundles, inputs, writers, strict=True)
             turns = [Turn(bundle.digest, given, writer, bundle.name) for bundle, given, writer in each]
             found = interleave(on.session, turns, plan, live.update)
+        if count:
+            for bundle, given, writer in zip(bundles, inputs, writers, strict=True):
+                writer.set(instructions=counted_on(on.session, bundle, given))
     return list(zip(bundles, writers, found, strict=True))
+
+
+def counted_on(session: Any, bundle: Bundle, inputs: list[Any]) -> dict[str, Any]:
+    """For the record: a count, and never a time."""
+    from deploy.virtual.count import count_for
+
+    return dataclasses.asdict(count_for(session.hello["identity"], bundle.model, inputs, session.kernels.mode))
 
 
 def input_values(session: Any, bundle: Any, plan: Any) -> list[Any]:

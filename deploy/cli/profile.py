@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,28 @@ def show(title: str, found: Profile) -> None:
         common.show(f"{len(found.refused)} cuts were refused by the runtime, their operators told with the next")
 
 
+def _library(cpu: str, folder: Path) -> Path | None:
+    """Our kernels for that core, in a file; None where they are off, or cannot be built and were not asked for."""
+    from deploy.errors import KernelsMissing
+    from deploy.kernels import library_for
+    from deploy.virtual.count import core_named
+
+    mode = common.kernels_mode()
+    if mode == "off":
+        return None
+    machine = core_named(cpu).machine
+    try:
+        library = library_for({"machine": machine, "pointer_bits": 32 if machine == "armv7l" else 64}, common.note)
+    except KernelsMissing as error:
+        if mode != "auto":
+            raise
+        common.note(f"without our kernels: {error}")
+        return None
+    path = folder / "libdeploy_kernels.so"
+    path.write_bytes(library)
+    return path
+
+
 def _count(bundle: Bundle, cpu: str, group: int, as_json: bool) -> None:
     """Instructions of each operator, as differences of neighbouring cuts."""
     import numpy as np
@@ -121,10 +144,10 @@ def _count(bundle: Bundle, cpu: str, group: int, as_json: bool) -> None:
     inputs: list[Any] = random_inputs(bundle.manifest.inputs, 1, bundle.manifest.seed)[0]
     if bundle.manifest.golden:
         inputs = golden_inputs(bundle)
-    kernels = None
-    if common.kernels_mode() != "off":
-        common.note("counted with the stock runtime: `--kernels off` says so")
-    found = count_models([(model, inputs) for _, model in models], cpu, kernels)
+    with tempfile.TemporaryDirectory(prefix="deploy-profile-") as folder:
+        library = _library(cpu, Path(folder))
+        options = {"mode": common.kernels_mode()} if library else None
+        found = count_models([(model, inputs) for _, model in models], cpu, library, options)
     names = operator_names(bundle.model, bundle.name)
     counted: list[tuple[int, Count]] = []
     for (cut, _), outcome in zip(models, found, strict=True):
@@ -151,4 +174,5 @@ def _count(bundle: Bundle, cpu: str, group: int, as_json: bool) -> None:
         number = str(row["first"]) if row["first"] == row["last"] else f"{row['first']}-{row['last']}"
         table.add_row(number, ", ".join(row["names"]), f"{row['instructions']:,}", f"{row['instructions'] / total:.1%}")
     common.show_table(table)
-    common.show(f"{whole.instructions:,} instructions in all; {whole.method}, {whole.runtime}")
+    ours = "with our kernels" if whole.kernels else "without our kernels"
+    common.show(f"{whole.instructions:,} instructions in all, {ours}; {whole.method}, {whole.runtime}")

@@ -73,7 +73,7 @@ def latency_effect(first: Run, second: Run) -> Effect:
 
 def energy_effects(first: Run, second: Run) -> list[Effect]:
     """
-    Gross energy per invocation of the rails that both runs measured: what the board draws meanwhile, idle share and all.
+    Gross energy per invocation of the rails that both runs measured: what the board draws meanwhile, idle included.
 
     Only what was measured counts: modelled energy is no evidence.  The interval comes from both stated uncertainties,
     which is careful where one meter measured both, as its errors then cancel in part.

@@ -29,7 +29,7 @@ from devices.protocol.meter import Rail
 from devices.protocol.student import t_975
 
 MIN_SAMPLES = 10  # in a window
-MAX_GAP = 0.1  # of the window, between two readings of a counter
+MAX_GAP = 0.1  # of the window, without a sample; of a counter, at the window's edges
 GAP_PERIODS = 5  # sampling periods without a sample of power
 BORDERS_NS = 100_000_000  # idle time that ends or begins this near to a window borders on it
 FEW_WINDOWS = 5
@@ -306,9 +306,12 @@ def integrate(samples: RailSamples, window: Window) -> float | str:
     if t[0] > window.start_ns or t[-1] < window.end_ns:
         return "window-uncovered"
     edges = np.array([window.start_ns, window.end_ns])
-    gap_s = float(np.diff(np.concatenate((edges[:1], inside, edges[1:]))).max()) / 1e9
-    counts = samples.rail.quantity == "energy_uj"
-    if gap_s > (MAX_GAP * window.seconds if counts else _longest_gap_s(samples, window)):
+    if samples.rail.quantity == "energy_uj":  # a counter goes on while nobody looks: only the edges matter
+        gap_s, longest_s = max(inside[0] - edges[0], edges[1] - inside[-1]) / 1e9, MAX_GAP * window.seconds
+    else:
+        gap_s = float(np.diff(np.concatenate((edges[:1], inside, edges[1:]))).max()) / 1e9
+        longest_s = _longest_gap_s(samples, window)
+    if gap_s > longest_s:
         return "window-gap"
     if samples.curve is not None:
         at_edges = np.interp(edges, *samples.curve)

@@ -23,11 +23,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deploy.data import Array
 from deploy.errors import CountError, DeployError, ModelRefused, RunnerKilled, UsageError, nearest
+from deploy.kernels import library_for
 from deploy.paths import cache_dir
 from deploy.virtual.sysroot import Sysroot, sysroot
 
@@ -119,6 +121,48 @@ def count_instructions(
     if isinstance(found, DeployError):
         raise found
     return found
+
+
+def count_for(identity: Mapping[str, Any], model: bytes, inputs: Sequence[Array], kernels_mode: str = "off") -> Count:
+    """
+    Count one invocation as a board's own core would execute it: with its XNNPACK micro-kernels, and with our kernels.
+
+    The runtime is the one of Debian 12 on that machine, the same that virtual boards have, and in any case named in
+    the answer.
+
+    Args:
+        identity: of the board, as its agent reports it (`devices.facts.identity`).
+        kernels_mode: "off", or what the delegate is told, see `deploy.kernels.MODES`.
+
+    Raises:
+        CountError: no core like the board's can be emulated; or as `count_instructions`, with its other errors.
+        KernelsMissing: `kernels_mode` is not "off", and they do not build for the board.
+    """
+    cpu = cpu_of(identity)
+    if kernels_mode == "off":
+        return count_instructions(model, inputs, cpu)
+    with tempfile.TemporaryDirectory(prefix="deploy-count-") as folder:
+        library = Path(folder) / "libdeploy_kernels.so"
+        library.write_bytes(library_for(dict(identity)))
+        return count_instructions(model, inputs, cpu, library, {"mode": kernels_mode})
+
+
+def cpu_of(identity: Mapping[str, Any]) -> str:
+    """
+    The name in `CPUS` of a board's core, by the part number that /proc/cpuinfo gives.
+
+    Raises:
+        CountError: it is none of them.
+    """
+    part = str(identity.get("cpu_part"))
+    for name, core in CPUS.items():
+        if identity.get("cpu_implementer") == "0x41" and part == f"{core.part:#05x}":
+            return name
+    shown = identity.get("cpu") or part
+    raise CountError(
+        f"the instructions of {shown} on {identity.get('machine')} cannot be counted: only of {', '.join(CPUS)}",
+        "`deploy profile BUNDLE --count --cpu a76` counts without a board",
+    )
 
 
 def count_models(

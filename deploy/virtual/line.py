@@ -4,8 +4,9 @@ A serial line with a pty at the host's end: a process of its own that carries by
 Each direction has 10 bits for a byte (8N1), a latency, and byte errors (a quarter each flipped, lost, inserted and
 doubled).  Commands on standard input change it while it runs: ``cut``, ``restore``, ``errors 1e-3``, ``log TEXT`` (a
 kernel message that the board's side writes in between), ``cuts COUNT BYTES SECONDS`` (so many cuts, each so long, with
-so many bytes of the host in between), and ``counts``, answered with a JSON line on what it has done.  It ends when
-standard input does.
+so many bytes of the host in between), ``unplug`` (the host's adapter goes) and ``plug`` (it comes back as another pty,
+whose path is the answer), and ``counts``, answered with a JSON line on what it has done.  It ends when standard input
+does.
 
 Real: ptys, their line discipline, timing to about a millisecond.  Not real: UART overruns, break, parity, and the
 rate that a program sets (the line has its own).
@@ -162,7 +163,7 @@ def _carry(
         there.step(now, errors, cut, there_s)
         back.step(now, errors, cut, back_s)
         wait = max(0.0, min(there.due(), back.due(), restored, now + 1.0) - time.monotonic())
-        sources = [direction.source for direction in (there, back) if direction.room() > 0]
+        sources = [direction.source for direction in (there, back) if direction.room() > 0 and direction.source >= 0]
         readable, _, _ = select.select([*sources, 0], [one.sink for one in (there, back) if one.stuck], [], wait)
         now = time.monotonic()
         for direction in (there, back):
@@ -192,6 +193,14 @@ def _carry(
                 elif word == "cuts":
                     count, size, seconds = rest.split()
                     cuts, every, cut_s, next_cut = int(count), int(size), float(seconds), there.carried + int(size)
+                elif word == "unplug":
+                    os.close(there.source)
+                    there.source = back.sink = -1
+                elif word == "plug":
+                    there.source, end = _pty()
+                    back.sink = there.source
+                    sys.stdout.write(os.ttyname(end) + "\n")
+                    sys.stdout.flush()
                 elif word == "counts":
                     sys.stdout.write(json.dumps(counts) + "\n")
                     sys.stdout.flush()

@@ -6,7 +6,9 @@ Importing this module imports numpy and the runtime; only the runner does.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
+import json
 import resource
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +73,7 @@ class Model:
         signature: str | None = None,
         kernels: dict[str, str] | None = None,
     ) -> None:
+        self._kernels = kernels
         # Kept here: the runtime does not keep it alive.
         self._delegate = _load_kernels(kernels) if kernels else None
         delegates = [self._delegate] if self._delegate else None
@@ -146,6 +149,16 @@ class Model:
                     places[maker] = "delegate"
                     waiting |= {int(tensor) for tensor in operators[maker]["inputs"]} - given
         return places
+
+    def decisions(self) -> list[dict[str, Any]] | None:
+        """What our kernels decided for each node they know; None where they are off."""
+        if self._kernels is None:
+            return None
+        # Loaded already, and this process holds one model: the report is about it.
+        report = ctypes.CDLL(self._kernels["path"]).deploy_kernels_report
+        report.restype = ctypes.c_char_p
+        nodes: list[dict[str, Any]] = json.loads(report())["nodes"]
+        return nodes
 
     def set_inputs(self, given: list[tuple[TensorSpec, bytes]]) -> None:
         """

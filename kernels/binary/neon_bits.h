@@ -100,14 +100,24 @@ struct BitCore {
       zero<kRows>(sum);
 #pragma GCC unroll 1
       for (size_t pair = now / 2; pair > 0; --pair) {
-        step<kRows, kRowBytes>(rows, weights, sum);
-        step<kRows, kRowBytes>(rows + 16, weights + 64, sum);
+        uint8x16_t first[kRows], second[kRows];
+#pragma GCC unroll 8
+        for (size_t r = 0; r < kRows; ++r) {
+          first[r] = vld1q_u8(rows + r * kRowBytes);
+          second[r] = vld1q_u8(rows + r * kRowBytes + 16);
+        }
+        add_differences<kRows>(first, weights, sum);
+        __asm__ volatile("" ::: "memory");  // the other weights wait, or they take more registers than there are
+        add_differences<kRows>(second, weights + 64, sum);
         weights += 128;
         rows += 32;
         __asm__("" : "+r"(rows));  // one pointer for all rows
       }
       if (now % 2 != 0) {
-        step<kRows, kRowBytes>(rows, weights, sum);
+        uint8x16_t last[kRows];
+#pragma GCC unroll 8
+        for (size_t r = 0; r < kRows; ++r) last[r] = vld1q_u8(rows + r * kRowBytes);
+        add_differences<kRows>(last, weights, sum);
         weights += 64;
         rows += 16;
       }
@@ -116,11 +126,8 @@ struct BitCore {
   }
 
  private:
-  template <size_t kRows, size_t kRowBytes>
-  static void step(const uint8_t* rows, const uint8_t* weights, uint8x16_t (&sum)[kRows][4]) {
-    uint8x16_t a[kRows];
-#pragma GCC unroll 8
-    for (size_t r = 0; r < kRows; ++r) a[r] = vld1q_u8(rows + r * kRowBytes);
+  template <size_t kRows>
+  static void add_differences(const uint8x16_t (&a)[kRows], const uint8_t* weights, uint8x16_t (&sum)[kRows][4]) {
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const uint8x16_t w = vld1q_u8(weights + 16 * c);

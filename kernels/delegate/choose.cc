@@ -1,5 +1,6 @@
 #include "delegate/choose.h"
 
+#include "common/cpu_features.h"
 #include "common/registry.h"
 
 namespace deploy {
@@ -68,8 +69,14 @@ constexpr Cost kCosts[] = {
     {kNeon, DEPLOY_FAMILY_W8, 1.1},            {kNeon, DEPLOY_FAMILY_W4, 1.15},
     {kNeon, DEPLOY_FAMILY_W2, 0.9},            {kNeon, DEPLOY_FAMILY_TILE8, 1.3},
     {kNeon, DEPLOY_FAMILY_TILE4, 1.4},
+    {kAvx512Vpopcntdq, DEPLOY_FAMILY_BINARY, 0.25}, {kAvx2, DEPLOY_FAMILY_BINARY, 0.5},
+    {kNeon, DEPLOY_FAMILY_BINARY, 0.13},
 };
+/// Without an entry: the plain reference.
 constexpr double kReferenceCost = 60.0;
+
+/// The stock runtime is so much faster where the CPU has dot products, which a variant without them has to make up for.
+constexpr double kDotProducts = 3.5;
 
 /// Claiming a node costs a switch between two delegates, worth about so many multiplications.
 constexpr double kSwitchProducts = 40e3;
@@ -77,7 +84,9 @@ constexpr double kSwitchProducts = 40e3;
 double cost_per_product(const Variant& variant) {
   // The most demanding instruction set names the variant: bits of Isa are ordered so within an architecture.
   for (const Cost& cost : kCosts) {
-    if (cost.family == variant.family && (variant.isa & cost.isa)) return cost.per_product;
+    if (cost.family != variant.family || !(variant.isa & cost.isa)) continue;
+    constexpr uint32_t kDots = kAvx512Vnni | kAvx512Vpopcntdq | kNeonDotprod | kNeonI8mm;
+    return (cpu_isas() & kDots) && !(variant.isa & kDots) ? cost.per_product * kDotProducts : cost.per_product;
   }
   return kReferenceCost;
 }
@@ -114,7 +123,7 @@ int64_t layer_macs(const DeployConvShape& s) {
   return static_cast<int64_t>(s.batch) * s.out_h * s.out_w * s.out_c * s.kernel_h * s.kernel_w * (s.in_c / s.groups);
 }
 
-Choice choose(const Layer& layer, Mode mode) {
+Choice choose(const Layer& layer, Mode mode, bool binary) {
   Choice best = {false, DEPLOY_FAMILY_W8, "kernels are switched off", 0.0};
   if (mode == Mode::kOff) return best;
   const Pattern pattern = pattern_of(layer);
@@ -128,7 +137,9 @@ Choice choose(const Layer& layer, Mode mode) {
     double kept;
     const char* sentence;
   };
+  const double channels = static_cast<double>(s.in_c / s.groups), words = static_cast<double>((s.in_c / s.groups + 63) / 64);
   const Candidate candidates[] = {
+      {DEPLOY_FAMILY_BINARY, binary, words * 64 / channels, "binary activations and weights"},
       {DEPLOY_FAMILY_W2, pattern.fits_2, 1.0, "the weights fit 2 bits"},
       {DEPLOY_FAMILY_W4, pattern.fits_4, 1.0, "the weights fit 4 bits"},
       {DEPLOY_FAMILY_W8, true, 1.0, "dense int8 weights"},
@@ -138,10 +149,10 @@ Choice choose(const Layer& layer, Mode mode) {
   };
   double least = 0.0;
   for (const Candidate& candidate : candidates) {
-    if (!candidate.fits) continue;
+    if (!candidate.fits || (binary && candidate.family != DEPLOY_FAMILY_BINARY)) continue;
     const Variant* const variant = select_variant(candidate.family, single, s.out_c / s.groups, nullptr);
     if (!variant) continue;
-    // Fixed costs of a tile remain when few weights do; 2 % stands for them.
+    // A tile's fixed costs remain when few weights do; 2 % stands for them.
     const double cost = products * (candidate.kept + 0.02) * cost_per_product(*variant) + kSwitchProducts;
     if (best.claim && cost >= least) continue;
     least = cost;

@@ -21,8 +21,8 @@ struct Choice {
   double gain;         ///< expected time of the stock runtime / ours; 0 where the stock runtime cannot run it
 };
 
-/// Decides from the layer's weights.
-Choice choose(const Layer& layer, Mode mode);
+/// Decides from the layer's weights; for a binary layer (`binary`) whether that way of computing it is worth while.
+Choice choose(const Layer& layer, Mode mode, bool binary);
 
 /// Multiplications of the dense layer for one input.
 int64_t layer_macs(const DeployConvShape& shape);

@@ -7,7 +7,9 @@
 
 #include "common/memory.h"
 #include "common/registry.h"
+#include "delegate/binary.h"
 #include "delegate/choose.h"
+#include "delegate/graph.h"
 #include "delegate/layer.h"
 #include "delegate/report.h"
 #include "delegate/tflite_abi.h"
@@ -26,8 +28,10 @@ struct Kernel {
   Decision* decision = nullptr;
   TfLiteContext* context = nullptr;
   int node = 0;
-  bool is_densify = false;  ///< nothing to do: the layer behind reads the sparse weights itself
+  bool is_silent = false;  ///< nothing to do: the layer behind takes what goes into this node
   int input = -1, output = -1;
+  BinaryInput binary;      ///< binary layers
+  bool reads_whole = false;  ///< and it reads what goes into the CAST in front
   Kernel* next = nullptr;
 };
 
@@ -65,54 +69,25 @@ const char* op_name(const TfLiteRegistration& registration) {
     case kTfLiteDepthwiseConv2d: return "DEPTHWISE_CONV_2D";
     case kTfLiteFullyConnected: return "FULLY_CONNECTED";
     case kTfLiteDensify: return "DENSIFY";
+    case kTfLiteCast: return "CAST";
+    case kTfLiteGreaterEqual: return "GREATER_EQUAL";
+    case kTfLiteSelectV2: return "SELECT_V2";
     default: return nullptr;
   }
 }
 
-/// The nodes of a model in order of execution.
-struct Graph {
-  TfLiteContext* context;
-  int count = 0;
-  int* indices = nullptr;  ///< a copy: TFLite's own array is gone with the next call
-  TfLiteNode** nodes = nullptr;
-  TfLiteRegistration** registrations = nullptr;
-
-  explicit Graph(TfLiteContext* given) : context(given) {}
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() {
-    free(indices);
-    free(nodes);
-    free(registrations);
+/// Operators that a layer behind them may make superfluous.
+bool op_is_silent(const TfLiteRegistration& registration) {
+  switch (registration.builtin_code) {
+    case kTfLiteDensify:
+    case kTfLiteCast:
+    case kTfLiteGreaterEqual:
+    case kTfLiteSelectV2:
+      return true;
+    default:
+      return false;
   }
-
-  bool read() {
-    TfLiteIntArray* plan = nullptr;
-    if (context->GetExecutionPlan(context, &plan) != kTfLiteOk || !plan || plan->size < 0) return false;
-    count = plan->size;
-    const size_t n = static_cast<size_t>(count) + 1;
-    indices = static_cast<int*>(calloc(n, sizeof(int)));
-    nodes = static_cast<TfLiteNode**>(calloc(n, sizeof(TfLiteNode*)));
-    registrations = static_cast<TfLiteRegistration**>(calloc(n, sizeof(TfLiteRegistration*)));
-    if (!indices || !nodes || !registrations) return false;
-    memcpy(indices, plan->data, static_cast<size_t>(count) * sizeof(int));
-    for (int i = 0; i < count; ++i) {
-      if (context->GetNodeAndRegistration(context, indices[i], &nodes[i], &registrations[i]) != kTfLiteOk) return false;
-    }
-    return true;
-  }
-
-  /// The position of the DENSIFY node that writes a tensor, or -1.
-  int densify_of(int tensor) const {
-    for (int i = 0; i < count; ++i) {
-      const TfLiteIntArray* const outputs = nodes[i]->outputs;
-      if (op_of(*registrations[i]) == Op::kDensify && outputs && outputs->size == 1 && outputs->data[0] == tensor) {
-        return i;
-      }
-    }
-    return -1;
-  }
-};
+}
 
 void say_no(Decision* decision, const char* reason) {
   decision->claimed = false;
@@ -126,7 +101,8 @@ bool pack(Kernel* kernel, const DeployConvShape& shape, Mode mode, const char** 
   const Variant* const reference =
       mode == Mode::kReference ? select_variant(kernel->family, single, 1, "reference") : nullptr;
   DeployConv* const conv =
-      deploy_conv_create(kernel->family, &shape, kernel->layer.weights, &kernel->layer.requantization, nullptr,
+      deploy_conv_create(kernel->family, &shape, kernel->layer.weights, &kernel->layer.requantization,
+                         kernel->family == DEPLOY_FAMILY_BINARY ? &kernel->layer.binarization : nullptr,
                          reference ? reference->name : nullptr, nullptr, 0);
   *reason = kRefused;
   if (!conv) return false;
@@ -138,6 +114,18 @@ bool pack(Kernel* kernel, const DeployConvShape& shape, Mode mode, const char** 
   return true;
 }
 
+/// Packs a layer as it was chosen and enters it among the claimed ones.
+bool take(Delegate* delegate, Kernel* kernel, const Choice& choice, const char** reason) {
+  kernel->family = choice.family;
+  if (!pack(kernel, kernel->layer.shape, delegate->mode, reason)) return false;
+  kernel->decision->claimed = true;
+  kernel->decision->gain = choice.gain;
+  kernel->decision->reason = choice.reason;
+  kernel->next = delegate->claimed;
+  delegate->claimed = kernel;
+  return true;
+}
+
 /// Decides about one node; the kernel, where it is claimed.
 Kernel* consider(Delegate* delegate, const Graph& graph, int position, Decision* decision) {
   const TfLiteContext& context = *graph.context;
@@ -146,9 +134,9 @@ Kernel* consider(Delegate* delegate, const Graph& graph, int position, Decision*
   const TfLiteTensor* filter = input_of(context, node, 1);
   bool densified = false;
   if (filter && !is_constant(*filter)) {
-    const int producer = graph.densify_of(node.inputs->data[1]);
+    const int producer = graph.producer(graph.input(position, 1));
     const TfLiteTensor* const dense = filter;
-    filter = producer >= 0 ? input_of(context, *graph.nodes[producer], 0) : nullptr;
+    filter = graph.is(producer, kTfLiteDensify) ? graph.tensor(graph.input(producer, 0)) : nullptr;
     densified = filter != nullptr;
     // DENSIFY changes nothing but the storage.
     if (filter && (!filter->dims || !dense->dims || filter->dims->size != dense->dims->size || filter->type != dense->type ||
@@ -171,25 +159,26 @@ Kernel* consider(Delegate* delegate, const Graph& graph, int position, Decision*
   decision->stored_bytes = filter->bytes;
   if (!reason) {
     decision->macs = layer_macs(kernel->layer.shape);
-    const Choice choice = choose(kernel->layer, delegate->mode);
-    decision->gain = choice.gain;
-    decision->reason = choice.reason;
-    if (choice.claim) {
-      kernel->family = choice.family;
-      kernel->decision = decision;
-      kernel->context = graph.context;
-      kernel->node = graph.indices[position];
+    kernel->decision = decision;
+    kernel->context = graph.context;
+    kernel->node = graph.indices[position];
+    kernel->input = node.inputs->data[0];
+    kernel->output = node.outputs->data[0];
+    kernel->binary = find_binary_input(graph, position, kernel->layer);
+    if (kernel->binary.found) {
+      kernel->reads_whole = kernel->binary.whole && binarize(graph, kernel->binary, true, &kernel->layer);
+      const bool binary = kernel->reads_whole || binarize(graph, kernel->binary, false, &kernel->layer);
+      if (kernel->reads_whole) kernel->input = graph.input(kernel->binary.cast, 0);
+      const Choice choice = choose(kernel->layer, delegate->mode, true);
+      if (binary && choice.claim && take(delegate, kernel, choice, &reason)) return kernel;
+      kernel->binary.found = kernel->reads_whole = false;  // its weights may not be binary
       kernel->input = node.inputs->data[0];
-      kernel->output = node.outputs->data[0];
-      if (pack(kernel, kernel->layer.shape, delegate->mode, &reason)) {
-        decision->claimed = true;
-        kernel->next = delegate->claimed;
-        delegate->claimed = kernel;
-        return kernel;
-      }
-    } else {
-      reason = choice.reason;
+      reason = nullptr;
     }
+    const Choice choice = choose(kernel->layer, delegate->mode, false);
+    if (choice.claim && take(delegate, kernel, choice, &reason)) return kernel;
+    if (!reason) reason = choice.reason;
+    decision->gain = choice.gain;
   }
   say_no(decision, reason);
   free_kernel(kernel);
@@ -205,7 +194,7 @@ Kernel* find_claimed(Delegate* delegate, const TfLiteContext* context, int node)
 
 /// Brings the output tensors and the packed layers in line with the inputs' present shapes.
 TfLiteStatus prepare_kernel(TfLiteContext* context, Delegate* delegate, Kernel* kernel) {
-  if (kernel->is_densify) return kTfLiteOk;
+  if (kernel->is_silent) return kTfLiteOk;
   const TfLiteTensor& input = context->tensors[kernel->input];
   TfLiteTensor& output = context->tensors[kernel->output];
   DeployConvShape shape;
@@ -305,7 +294,7 @@ bool adopt_temporaries(const Partition& partition, TfLiteNode* node) {
   temporaries->size = 0;
   for (int i = 0; i < partition.count; ++i) {
     const Kernel& kernel = *partition.kernels[i];
-    if (!kernel.is_densify && !contains(node->outputs, kernel.output)) {
+    if (!kernel.is_silent && !contains(node->outputs, kernel.output)) {
       temporaries->data[temporaries->size++] = kernel.output;
     }
   }
@@ -327,7 +316,7 @@ TfLiteStatus partition_invoke(TfLiteContext* context, TfLiteNode* node) {
   const auto* const partition = static_cast<Partition*>(node->user_data);
   for (int i = 0; i < partition->count; ++i) {
     Kernel* const kernel = partition->kernels[i];
-    if (kernel->is_densify) continue;
+    if (kernel->is_silent) continue;
     const uint64_t started = partition->delegate->profile ? now_ns() : 0;
     if (run_kernel(context, kernel) != kTfLiteOk) {
       context->ReportError(context, "deploy kernels: node %d could not be computed", kernel->node);
@@ -341,18 +330,106 @@ TfLiteStatus partition_invoke(TfLiteContext* context, TfLiteNode* node) {
   return kTfLiteOk;
 }
 
-/// A DENSIFY node is ours when all its readers are: nobody needs the dense tensor then.
-bool all_readers_claimed(Delegate* delegate, const Graph& graph, int tensor) {
-  bool any = false;
-  for (int i = 0; i < graph.count; ++i) {
-    const TfLiteIntArray* const inputs = graph.nodes[i]->inputs;
-    for (int k = 0; inputs && k < inputs->size; ++k) {
-      if (inputs->data[k] != tensor) continue;
-      any = true;
-      if (k != 1 || !find_claimed(delegate, graph.context, graph.indices[i])) return false;
+/// Nodes whose work a claimed layer does itself: DENSIFY, and the three that make a binary layer's input.
+struct Bypassed {
+  Delegate* delegate;
+  const Graph& graph;
+  bool* silent;  ///< [graph.count]
+  bool* needed;  ///< [graph.count] its output is wanted outside, as an output of the model
+  const char* reason = nullptr;
+
+  /// Whether the reader at `position` has no use for `tensor`, which the node at `from` writes.
+  bool needs_not(int position, int tensor, int from) const {
+    if (silent[position]) return true;
+    const Kernel* const kernel = find_claimed(delegate, graph.context, graph.indices[position]);
+    if (!kernel || kernel->is_silent) return false;
+    if (graph.is(from, kTfLiteDensify)) {
+      return graph.input(position, 1) == tensor && graph.input(position, 0) != tensor;
+    }
+    return kernel->reads_whole && kernel->binary.select == from;
+  }
+
+  bool can_be_silent(int position) const {
+    const int tensor = graph.output(position);
+    if (needed[position] || tensor < 0) return false;
+    bool any = false;
+    for (int i = 0; i < graph.count; ++i) {
+      const TfLiteIntArray* const inputs = graph.nodes[i]->inputs;
+      for (int k = 0; inputs && k < inputs->size; ++k) {
+        if (inputs->data[k] != tensor) continue;
+        any = true;
+        if (!needs_not(i, tensor, position)) return false;
+      }
+    }
+    return any;
+  }
+
+  /// From the end of the graph to its beginning, so that readers are known before what they read.
+  void find() {
+    for (int i = graph.count - 1; i >= 0; --i) {
+      const bool candidate = graph.is(i, kTfLiteDensify) || graph.is(i, kTfLiteCast) || graph.is(i, kTfLiteGreaterEqual) ||
+                             graph.is(i, kTfLiteSelectV2);
+      silent[i] = candidate && is_of_pattern(i) && can_be_silent(i);
     }
   }
-  return any;
+
+  /// A CAST or GREATER_EQUAL of no binary layer must not look silent for want of readers that matter.
+  bool is_of_pattern(int position) const {
+    if (graph.is(position, kTfLiteDensify)) return true;
+    for (const Kernel* k = delegate->claimed; k; k = k->next) {
+      if (k->context != graph.context || !k->reads_whole) continue;
+      if (k->binary.select == position || k->binary.compare == position || k->binary.cast == position) return true;
+    }
+    return false;
+  }
+
+  /// A binary layer may read what goes into the CAST only if that runs with it, or TFLite's memory plan may have given
+  /// the tensor away.  Any that cannot reads SELECT_V2's output instead.  False where memory is short.
+  bool settle() {
+    for (bool changed = true; changed;) {
+      changed = false;
+      find();
+      for (Kernel* k = delegate->claimed; k; k = k->next) {
+        if (k->context != graph.context || !k->reads_whole) continue;
+        const BinaryInput& b = k->binary;
+        if (silent[b.select] && silent[b.compare] && silent[b.cast]) continue;
+        k->reads_whole = false;
+        k->input = graph.output(b.select);
+        const char* why;
+        if (!binarize(graph, b, false, &k->layer) || !pack(k, k->shape, delegate->mode, &why)) return false;
+        changed = true;
+      }
+    }
+    return true;
+  }
+};
+
+/// Asks TFLite which tensors would leave the claimed parts, and marks silent nodes that make one of them.
+bool mark_needed(TfLiteContext* context, const TfLiteIntArray* claims, Bypassed* bypassed, bool* changed) {
+  TfLiteDelegateParams* partitions = nullptr;
+  int count = 0;
+  *changed = false;
+  if (context->PreviewDelegatePartitioning(context, claims, &partitions, &count) != kTfLiteOk) return false;
+  for (int p = 0; p < count; ++p) {
+    for (int i = 0; i < bypassed->graph.count; ++i) {
+      const TfLiteIntArray* const outputs = partitions[p].output_tensors;
+      for (int k = 0; bypassed->silent[i] && outputs && k < outputs->size; ++k) {
+        if (outputs->data[k] != bypassed->graph.output(i)) continue;
+        bypassed->needed[i] = true;
+        *changed = true;
+      }
+    }
+  }
+  return true;
+}
+
+void list_claims(Delegate* delegate, const Graph& graph, const bool* silent, TfLiteIntArray* claims) {
+  claims->size = 0;
+  for (int i = 0; i < graph.count; ++i) {
+    if (silent[i] || find_claimed(delegate, graph.context, graph.indices[i])) {
+      claims->data[claims->size++] = graph.indices[i];
+    }
+  }
 }
 
 TfLiteStatus delegate_prepare(TfLiteContext* context, TfLiteDelegate* tflite) {
@@ -361,7 +438,9 @@ TfLiteStatus delegate_prepare(TfLiteContext* context, TfLiteDelegate* tflite) {
   if (!graph.read()) return kTfLiteError;
   auto* const claims = static_cast<TfLiteIntArray*>(malloc(sizeof(int) * (static_cast<size_t>(graph.count) + 1)));
   auto** const decisions = static_cast<Decision**>(calloc(static_cast<size_t>(graph.count) + 1, sizeof(Decision*)));
-  TfLiteStatus status = claims && decisions ? kTfLiteOk : kTfLiteError;
+  auto* const silent = static_cast<bool*>(calloc(static_cast<size_t>(graph.count) + 1, sizeof(bool)));
+  auto* const needed = static_cast<bool*>(calloc(static_cast<size_t>(graph.count) + 1, sizeof(bool)));
+  TfLiteStatus status = claims && decisions && silent && needed ? kTfLiteOk : kTfLiteError;
   for (int i = 0; i < graph.count && status == kTfLiteOk; ++i) {
     const char* const op = op_name(*graph.registrations[i]);
     if (!op) continue;
@@ -386,32 +465,36 @@ TfLiteStatus delegate_prepare(TfLiteContext* context, TfLiteDelegate* tflite) {
       case Op::kDensify:
         break;
       case Op::kNone:
+        if (op_is_silent(*graph.registrations[i])) break;
         say_no(decision, "XNNPACK computes a depthwise convolution as fast");
         break;
     }
   }
+  Bypassed bypassed = {delegate, graph, silent, needed};
+  bool changed = status == kTfLiteOk;
+  while (changed) {
+    if (!bypassed.settle()) status = kTfLiteError;
+    list_claims(delegate, graph, silent, claims);
+    changed = false;
+    if (status == kTfLiteOk && claims->size > 0 && !mark_needed(context, claims, &bypassed, &changed)) {
+      status = kTfLiteError;
+    }
+  }
   if (status == kTfLiteOk) {
-    claims->size = 0;
     for (int i = 0; i < graph.count; ++i) {
-      if (op_of(*graph.registrations[i]) == Op::kDensify && decisions[i]) {
-        const TfLiteIntArray* const outputs = graph.nodes[i]->outputs;
-        if (!outputs || outputs->size != 1 || !all_readers_claimed(delegate, graph, outputs->data[0])) {
-          say_no(decisions[i], "not every reader of its output is claimed");
-          continue;
-        }
-        Kernel* const kernel = new_kernel();
-        if (!kernel) continue;
-        kernel->is_densify = true;
-        kernel->context = context;
-        kernel->node = graph.indices[i];
-        kernel->decision = decisions[i];
-        kernel->next = delegate->claimed;
-        delegate->claimed = kernel;
-        decisions[i]->claimed = true;
-        decisions[i]->kernel = "none";
-        decisions[i]->reason = "the layer behind it reads the sparse weights itself";
-      }
-      if (find_claimed(delegate, context, graph.indices[i])) claims->data[claims->size++] = graph.indices[i];
+      if (!decisions[i] || !op_is_silent(*graph.registrations[i])) continue;
+      decisions[i]->claimed = silent[i];
+      decisions[i]->kernel = silent[i] ? "none" : nullptr;
+      decisions[i]->reason = silent[i] ? "the layer behind it does this itself" : "its output is needed";
+      Kernel* const kernel = silent[i] ? new_kernel() : nullptr;
+      if (!kernel) continue;
+      kernel->is_silent = true;
+      kernel->context = context;
+      kernel->node = graph.indices[i];
+      kernel->output = graph.output(i);
+      kernel->decision = decisions[i];
+      kernel->next = delegate->claimed;
+      delegate->claimed = kernel;
     }
     TfLiteRegistration registration = {};
     registration.init = partition_init;
@@ -430,6 +513,8 @@ TfLiteStatus delegate_prepare(TfLiteContext* context, TfLiteDelegate* tflite) {
   }
   free(claims);
   free(decisions);
+  free(silent);
+  free(needed);
   return status;
 }
 

@@ -105,6 +105,7 @@ Layer::~Layer() {
   free(bias);
   free(multiplier);
   free(shift);
+  free(threshold);
 }
 
 Op op_of(const TfLiteRegistration& registration) {

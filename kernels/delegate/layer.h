@@ -28,6 +28,8 @@ struct Layer {
   int64_t elements = 0;                  ///< of the filter
   int8_t* weights = nullptr;             ///< [out_c, kernel_h, kernel_w, in_c / groups]
   int32_t *bias = nullptr, *multiplier = nullptr, *shift = nullptr;
+  int8_t* threshold = nullptr;           ///< binary layers, with `binarization`
+  DeployBinarization binarization = {};
 
   Layer() = default;
   Layer(const Layer&) = delete;

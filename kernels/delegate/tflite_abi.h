@@ -27,6 +27,9 @@ enum TfLiteBuiltin : int32_t {
   kTfLiteConv2d = 3,
   kTfLiteDepthwiseConv2d = 4,
   kTfLiteFullyConnected = 9,
+  kTfLiteCast = 53,
+  kTfLiteGreaterEqual = 62,
+  kTfLiteSelectV2 = 123,
   kTfLiteDensify = 124,
 };
 
@@ -136,6 +139,17 @@ struct TfLiteContext {
   TfLiteStatus (*ReplaceNodeSubsetsWithDelegateKernels)(TfLiteContext* context, TfLiteRegistration registration,
                                                         const TfLiteIntArray* nodes, struct TfLiteDelegate* delegate);
   int recommended_num_threads;
+  void* (*GetExternalContext)(TfLiteContext* context, int type);
+  void (*SetExternalContext)(TfLiteContext* context, int type, void* external);
+  bool allow_fp32_relax_to_fp16;
+  void* profiler;
+  void* (*AllocatePersistentBuffer)(TfLiteContext* context, size_t bytes);
+  TfLiteStatus (*AllocateBufferForEval)(TfLiteContext* context, size_t bytes, void** buffer);
+  TfLiteStatus (*RequestScratchBufferInArena)(TfLiteContext* context, size_t bytes, int* index);
+  void* (*GetScratchBuffer)(TfLiteContext* context, int index);
+  TfLiteStatus (*ResizeTensorExplicit)(TfLiteContext* context, TfLiteTensor* tensor, int dims, const int* shape);
+  TfLiteStatus (*PreviewDelegatePartitioning)(TfLiteContext* context, const TfLiteIntArray* nodes,
+                                              struct TfLiteDelegateParams** partitions, int* count);
 };
 
 struct TfLiteDelegateParams {
@@ -199,6 +213,7 @@ DEPLOY_ABI_OFFSET(TfLiteContext, tensors, 16, 8);
 DEPLOY_ABI_OFFSET(TfLiteContext, ResizeTensor, 32, 16);
 DEPLOY_ABI_OFFSET(TfLiteContext, ReplaceNodeSubsetsWithDelegateKernels, 64, 32);
 DEPLOY_ABI_OFFSET(TfLiteContext, recommended_num_threads, 72, 36);
+DEPLOY_ABI_OFFSET(TfLiteContext, PreviewDelegatePartitioning, 152, 76);
 DEPLOY_ABI_OFFSET(TfLiteDelegate, Prepare, 8, 4);
 DEPLOY_ABI_OFFSET(TfLiteDelegate, flags, 40, 24);
 DEPLOY_ABI_OFFSET(TfLiteDimensionMetadata, array_segments, 8, 8);

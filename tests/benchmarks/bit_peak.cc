@@ -13,9 +13,8 @@ extern "C" __attribute__((visibility("default"))) int64_t count_bits(int64_t rou
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma clang loop unroll(full)
     for (int i = 0; i < 24; ++i) {
-      __m512i differ = _mm512_xor_si512(bits, weights[i & 3]);
-      __asm__("" : "+v"(differ));  // or equal ones would be computed once
-      count[i] = _mm512_add_epi64(count[i], _mm512_popcnt_epi64(differ));
+      __asm__ volatile("" : "+v"(bits));  // or what is the same in every round would be computed once
+      count[i] = _mm512_add_epi64(count[i], _mm512_popcnt_epi64(_mm512_xor_si512(bits, weights[i & 3])));
     }
   }
   __m512i sum = count[0];

@@ -130,9 +130,7 @@ RECORD = {
         ({"energy": []}, []),
     ],
 )  # fmt: skip
-def test_runs_that_differ_in_more_than_their_bundle_are_told_apart(
-    change: dict[str, Any], expected: list[str]
-) -> None:
+def test_runs_that_differ_in_more_than_their_bundle_are_told_apart(change: dict[str, Any], expected: list[str]) -> None:
     assert expected == list(unlike(RECORD, {**RECORD, **change}))
     assert set(expected) <= set(ALIKE)
 

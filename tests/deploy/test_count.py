@@ -138,3 +138,20 @@ def test_a_program_that_fails_is_told_with_what_it_said(counting, tmp_path):
 
     with pytest.raises(CountError, match=r"none on cortex-a53 ended with 255: .*Invalid ELF image"):
         count.count_program(Path(program), cpu="a53")
+
+
+@pytest.mark.parametrize(("part", "cpu"), [("0xd03", "a53"), ("0xd08", "a72"), ("0xd0b", "a76")])
+def test_a_board_s_core_is_known_by_its_part_number(part, cpu):
+    assert cpu == count.cpu_of({"machine": "aarch64", "cpu_implementer": "0x41", "cpu_part": part})
+
+
+def test_the_instructions_of_another_core_are_refused_and_not_guessed():
+    """An x86 has none of these cores, and Qualcomm's 0xd03 is not Arm's."""
+    with pytest.raises(CountError) as caught:
+        count.cpu_of({"machine": "x86_64", "cpu": "AMD EPYC"})
+    with pytest.raises(CountError):
+        count.cpu_of({"machine": "aarch64", "cpu_implementer": "0x51", "cpu_part": "0xd03"})
+
+    assert "the instructions of AMD EPYC on x86_64 cannot be counted: only of a53, a57, a72, a76, a9" == str(
+        caught.value
+    )

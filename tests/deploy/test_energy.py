@@ -101,6 +101,15 @@ def test_a_counter_is_read_off_at_the_windows_edges() -> None:
     assert pytest.approx(3 * (7.777 - 2.345)) == integrate(steady, window(2.345, 7.777))
 
 
+def test_a_counter_goes_on_while_nobody_looks() -> None:
+    """Only at the edges of a window must it be read; power must be looked at all the while."""
+    t = np.concatenate((np.arange(0, 25), np.arange(75, 100))) * S // 10
+    counter, power = rail(t, t * 3e-9, "energy_uj"), rail(t, np.full(50, 3.0))
+
+    assert pytest.approx(18) == integrate(counter, window(2, 8))
+    assert ("window-gap", "window-gap") == (integrate(power, window(2, 8)), integrate(counter, window(3, 8)))
+
+
 def test_a_counters_energy_equals_that_of_the_power_it_counts() -> None:
     power = sampled(lambda t: 1500 + 500 * np.sin(t), rate_hz=1000)
     seconds = power.t_ns / S

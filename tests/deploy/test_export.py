@@ -90,7 +90,10 @@ def test_json_holds_the_record_and_every_array(store: Store, tmp_path: Path) -> 
     export(exported, tmp_path / "run.json")
 
     found = json.loads((tmp_path / "run.json").read_text())
-    assert {**exported.record, "arrays": {name: exported.array(name).tolist() for name in exported.record["arrays"]}} == found
+    assert {
+        **exported.record,
+        "arrays": {name: exported.array(name).tolist() for name in exported.record["arrays"]},
+    } == found
 
 
 def test_parquet_says_the_same_as_csv(store: Store, tmp_path: Path) -> None:
@@ -144,8 +147,8 @@ def test_a_bundle_is_a_point_with_what_was_last_found_of_it(store: Store) -> Non
 
 
 def test_the_pareto_front_holds_what_nothing_beats() -> None:
-    made = [Point(name, name, fast, right, None) for name, fast, right in
-            [("slow", 9.0, 0.9), ("fast", 1.0, 0.5), ("beaten", 2.0, 0.5), ("middle", 3.0, 0.8), ("same", 3.0, 0.7)]]  # fmt: skip
+    values = [("slow", 9.0, 0.9), ("fast", 1.0, 0.5), ("beaten", 2.0, 0.5), ("middle", 3.0, 0.8), ("same", 3.0, 0.7)]
+    made = [Point(name, name, fast, right, None) for name, fast, right in values]
 
     assert ["fast", "middle", "slow"] == [point.name for point in pareto(made)]
     assert [] == pareto([])

@@ -54,7 +54,9 @@ def test_a_real_model_is_profiled_operator_by_operator(
     assert found.gap == stored.record["profile"]["gap"]
 
 
-def evaluated(times_ns: list[list[int]], group: int = 1, placement: list[str] | None = None) -> Any:
+def evaluated(
+    times_ns: list[list[int]], group: int = 1, placement: list[str] | None = None, kernels: Any = None
+) -> Any:
     """
     A profile of the digits from made-up slices: for each restart the time of a model without operators, with the first,
     and so on; the untouched model takes as long as the last.
@@ -68,7 +70,8 @@ def evaluated(times_ns: list[list[int]], group: int = 1, placement: list[str] | 
                 value = 10**9 if sweep < 0 else time_ns
                 collector({"restart": restart, "sweep": sweep, "operators": cut}, np.full(3, value).tobytes())
     restarts = [{"cuts": cuts, "placement": placement, "refused": []} for _ in times_ns]
-    return _evaluate(collector, {"restarts": restarts, "runtime": "r"}, graph, list("abcdef"))
+    reply = {"restarts": restarts, "runtime": "r", "kernels": kernels}
+    return _evaluate(collector, reply, graph, list("abcdef"))
 
 
 class _Nowhere:
@@ -107,6 +110,14 @@ def test_operators_are_told_in_groups_with_who_ran_them() -> None:
     assert (0, 3, ("a", "b", "c", "d"), "builtin and delegate") == (first.first, first.last, first.names, first.kernel)
     assert (4, 5, 50) == (second.first, second.last, second.time_ns)
     assert {None} == {op.kernel for op in evaluated([[100, 300, 350]], group=4).ops}  # the runtime does not say
+
+
+def test_kernels_of_our_own_are_told_by_name() -> None:
+    places = ["delegate", "builtin", "builtin", "builtin", "delegate", "builtin"]
+    decided = [{"node": 0, "kernel": "dense_qs8_avx512vnni"}, {"node": 4, "kernel": None}]
+    ops = evaluated([[100, 300, 310, 310, 710, 705, 1000]], placement=places, kernels=decided).ops
+
+    assert ["dense_qs8_avx512vnni", "builtin", "delegate"] == [ops[i].kernel for i in (0, 1, 4)]
 
 
 def test_what_is_no_model_cannot_be_profiled(session: Session, store: Store) -> None:

@@ -488,7 +488,7 @@ def test_the_meters_are_listed_with_those_that_may_not_be_read(tmp_path):
     assert ["dram:0", "VDD_IN", "VDD_CPU_GPU_CV", "channel3"] == [rail["name"] for rail in listed["rails"]]
     assert {
         "name": "VDD_IN", "chip": "ina3221", "scope": "module", "quantity": "power_mw",
-        "update_period_s": 0.028, "lsb": 40.0, "total": True, "averaging": "iir", "origin": "measured", "clock": "board",
+        "update_period_s": 0.028, "lsb": 40.0, "total": True, "averaging": "iir", "origin": "measured",
     }.items() <= listed["rails"][1].items()  # fmt: skip
     assert [{"chip": "rapl", "path": str(root / refused), "reason": "Is a directory"}] == listed["unreadable"]
 

@@ -262,6 +262,7 @@ static void play(const char* trace, const char* log, double seconds, const struc
       fprintf(to, "%lld %.3f\n", (long long)(before + now_ns()) / 2, mw);
     }
   }
+  sleep_until(end);
   show(rail, rail->idle_mw);
   fprintf(to, "%lld %.3f\n", (long long)now_ns(), rail->idle_mw);
   fclose(to);
