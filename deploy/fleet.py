@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -55,6 +55,7 @@ def push_to_all(
     watch: Callable[[Board], Watcher],
     strict: bool = False,
     kernels_mode: str = "off",
+    passwords: Mapping[str, str] | None = None,
 ) -> Iterator[Outcome]:
     """
     Bring runtime and bundle to every board at the same time; yields how each ended, as they end.
@@ -66,6 +67,7 @@ def push_to_all(
         watch: called once for each board, here, for who is told about it.
         strict: see `deploy.session.connect`.
         kernels_mode: see `bring`.
+        passwords: of serial consoles, by board; nobody can be asked later, when many boards talk at once.
     """
     ended: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
 
@@ -73,7 +75,9 @@ def push_to_all(
         pinned = None
         try:
             watcher.note("reaching it")
-            with connect(board, known_hosts, strict=strict) as session:
+            secret = (passwords or {}).get(board.name)
+            ask = None if secret is None else lambda prompt: secret
+            with connect(board, known_hosts, ask=ask, strict=strict) as session:
                 pinned = session.pinned
                 pushed = bring(session, bundle, watcher, kernels_mode)
             ended.put(Outcome(board, pushed, None, pinned))

@@ -58,8 +58,11 @@ def _push_to_all(registry: Registry, boards: Sequence[Board], bundle: Bundle, as
     from deploy.fleet import push_to_all
 
     outcomes: dict[str, Outcome] = {}
+    passwords = _passwords(boards)
     with _Lines() as lines:
-        for outcome in push_to_all(boards, bundle, registry.known_hosts, lines.line, common.is_strict(), common.kernels_mode()):
+        for outcome in push_to_all(
+            *(boards, bundle, registry.known_hosts, lines.line, common.is_strict(), common.kernels_mode(), passwords)
+        ):
             outcomes[outcome.board.name] = outcome
             lines.end(outcome)
     shown: list[dict[str, Any]] = []
@@ -79,6 +82,25 @@ def _push_to_all(registry: Registry, boards: Sequence[Board], bundle: Bundle, as
     if as_json:
         common.show_json(shown)
     return 0 if all(entry["ok"] for entry in shown) else 1
+
+
+def _passwords(boards: Sequence[Board]) -> dict[str, str]:
+    """Of serial consoles that log in and whose password no keyring has; asked for before anything else is shown."""
+    from deploy.boards import SerialTransport
+
+    asked = {}
+    for board in boards if sys.stdin.isatty() else ():
+        settings = board.transport
+        if isinstance(settings, SerialTransport) and settings.user:
+            from deploy.transport.serial import password_prompt, stored_password
+
+            prompt = password_prompt(board.name, settings).rstrip(": ") + " (none: Enter)"
+            secret = stored_password(board.name) or click.prompt(
+                prompt, hide_input=True, err=True, default="", show_default=False
+            )
+            if secret:
+                asked[board.name] = str(secret)
+    return asked
 
 
 def _entry(board: Board, bundle: Bundle, pushed: Any) -> dict[str, Any]:

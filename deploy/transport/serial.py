@@ -441,13 +441,8 @@ class Serial:
 
     def _password(self, user: str) -> str:
         """From the keyring, if there is one, or from a person; forgotten when the agent's end of the line runs."""
-        if find_spec("keyring"):
-            try:
-                found = importlib.import_module("keyring").get_password("deploy", self._board.name)
-            except Exception:  # keyring has many backends, and each its own errors
-                found = None
-            if found:
-                return str(found)
+        if self._secret is None:
+            self._secret = stored_password(self._board.name)
         if self._secret is not None:
             return self._secret
         if self._ask is None:
@@ -455,7 +450,7 @@ class Serial:
                 f"it wants the password of {user!r}, and nobody is here to ask",
                 f"`keyring set deploy {self._board.name}` (pip install keyring) stores it",
             )
-        self._secret = self._ask(f"password of {user} on {self._board.name} ({self._settings.port}): ")
+        self._secret = self._ask(password_prompt(self._board.name, self._settings))
         return self._secret
 
     # The board's end of the line
@@ -630,6 +625,22 @@ class Serial:
         if code in (11, 16) or "exclusively lock" in str(error):
             return self._unreachable("another program uses the port", f"`fuser -v {shlex.quote(port)}` names it")
         return self._unreachable(_reason(error))
+
+
+def stored_password(board: str) -> str | None:
+    """What the keyring has for `board`; None without the package `keyring`, or when it has nothing."""
+    if not find_spec("keyring"):
+        return None
+    try:
+        found = importlib.import_module("keyring").get_password("deploy", board)
+    except Exception:  # keyring has many backends, and each its own errors
+        return None
+    return str(found) if found else None
+
+
+def password_prompt(board: str, settings: SerialTransport) -> str:
+    """What to ask a person."""
+    return f"password of {settings.user} on {board} ({settings.port}): "
 
 
 def line_program() -> bytes:

@@ -161,7 +161,7 @@ def command(kind: Kind, image: Image, cores: int, memory_mib: int, port: int) ->
         words += ["-M", "xilinx-zynq-a9,memory-backend=ram", "-smp", str(cores), "-m", "2G"]
         words += ["-object", "memory-backend-file,id=ram,size=2G,mem-path=memory,share=on"]
         words += ["-qtest", "unix:qtest,server=on,wait=off", "-qtest-log", "none"]
-        words += ["-append", f"{append} mem={memory_mib}M maxcpus={cores}"]
+        words += ["-append", f"{append} mem={memory_mib}M maxcpus={cores} uio_pdrv_genirq.of_id=generic-uio"]
         words += ["-serial", "chardev:uart", "-drive", f"if=sd,{disk}"]
         forward = "-".join([":".join(["tcp", *map(str, CONTROL_ADDRESS)]), "chardev:control"])
         return [*words, "-nic", f"{network},guestfwd={forward},model=cadence_gem"]

@@ -240,6 +240,29 @@ def test_a_meter_that_does_not_work_says_why(meter: HostMeter, message: str, hin
     assert hint == caught.value.hint
 
 
+def test_an_installed_package_adds_a_kind_of_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an entry point; its rails are dated by this machine's clock, whatever it says itself."""
+    (tmp_path / "wattson.py").write_text(
+        "from devices.protocol.meter import Rail, Sample\n"
+        "class Meter:\n"
+        "    period_s = 0.0\n"
+        "    def __init__(self, name, scope, settings):\n"
+        "        self.rails = [Rail(name, 'wattson', scope, 'power_mw', settings['period_s'])]\n"
+        "    def read(self):\n"
+        "        return [Sample(1, 0, 42.0)]\n"
+    )
+    about = tmp_path / "wattson-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: wattson\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[deploy.meters]\nwattson = wattson:Meter\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    meter = opened(kind="wattson", period_s=0.5)
+
+    assert ("wattson", 0.5, "host") == (meter.rails[0].chip, meter.rails[0].update_period_s, meter.rails[0].clock)
+    assert [Sample(1, 0, 42.0)] == meter.read()
+
+
 def test_a_check_lists_the_rails_of_this_machines_meters_or_why_not(tmp_path: Path, local: Board) -> None:
     settings = {"resource": "ASRL1::INSTR", "backend": scpi_backend(tmp_path)}
     works = local.model_copy(update={"host_meters": (HostMeter(kind="scpi", settings=settings),)})

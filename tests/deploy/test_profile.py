@@ -121,7 +121,7 @@ def test_kernels_of_our_own_are_told_by_name() -> None:
 
 
 def test_what_is_no_model_cannot_be_profiled(session: Session, store: Store) -> None:
-    with pytest.raises(BuildError, match="net: not a .tflite file"), store.writer("profile", KNOWN) as writer:
+    with pytest.raises(BuildError, match=r"net: not a \.tflite file"), store.writer("profile", KNOWN) as writer:
         profile(session, "ab" * 32, b"nothing", [], writer, subject="net")
 
 

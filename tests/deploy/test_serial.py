@@ -23,7 +23,9 @@ from deploy import push
 from deploy.boards import Board
 from deploy.build import build
 from deploy.errors import BoardSilent, BoardUnreachable, NoPython
+from deploy.fleet import Outcome, push_to_all
 from deploy.session import Session, connect
+from deploy.transport.serial import stored_password
 from tests.conftest import GOLDEN, ROOT
 from tests.console import Console
 from tests.line import Line
@@ -127,6 +129,41 @@ def test_a_password_that_nobody_can_be_asked_for_is_an_error(bench: Bench) -> No
         bench.connect(bench.set_up(password="raspberry"))
 
 
+def test_many_boards_log_in_with_passwords_that_were_asked_for_before(bench: Bench, local: Board) -> None:
+    board = bench.set_up(password="raspberry").model_copy(update={"python": sys.executable})
+    bundle = build(str(GOLDEN / "digits_int8.tflite"), name="digits").bundle
+
+    def push_with(passwords: dict[str, str]) -> dict[str, Outcome]:
+        ended = push_to_all([board, local], bundle, bench.folder / "hosts", lambda _: Nobody(), passwords=passwords)
+        return {outcome.board.name: outcome for outcome in ended}
+
+    assert "nobody is here to ask" in str(push_with({})["zero"].error)
+    assert {"zero": "digits/1", "local": "digits/1"} == {
+        name: outcome.pushed and outcome.pushed.release for name, outcome in push_with({"zero": "raspberry"}).items()
+    }
+
+
+class Nobody:
+    """Watches a push."""
+
+    def note(self, text: str) -> None: ...
+
+    def bytes(self, done: int, total: int) -> None: ...
+
+
+def test_a_password_comes_from_the_keyring_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of that name; none of its many backends is here."""
+    assert None is stored_password("zero")
+    (tmp_path / "keyring.py").write_text(
+        "def get_password(service, name):\n    return {('deploy', 'zero'): 'raspberry'}[service, name]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "keyring", raising=False)
+
+    assert "raspberry" == stored_password("zero")
+    assert None is stored_password("another")  # this backend fails; then a person is asked
+
+
 def test_kernel_messages_in_between_disturb_neither_login_nor_conversation(bench: Bench) -> None:
     board = bench.set_up(password="raspberry")
     over = threading.Event()
@@ -150,7 +187,6 @@ def test_kernel_messages_in_between_disturb_neither_login_nor_conversation(bench
 def test_a_bundle_arrives_over_a_line_with_an_error_in_a_thousand_bytes(bench: Bench) -> None:
     """Everything: login, typing the receiver in, the agent, the bundle."""
     board = bench.set_up(line={"errors": 1e-3, "seed": 4}).model_copy(update={"python": sys.executable})
-    bundle = build(str(GOLDEN / "digits_int8.tflite"), name="digits").bundle
     bundle = build(str(GOLDEN / "digits_int8.tflite"), name="digits").bundle
 
     pushed = push.push(bench.connect(board), bundle)
@@ -285,16 +321,16 @@ def test_an_agent_that_owns_the_line_without_any_shell_is_met(bench: Bench) -> N
 @pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # of pyserial
 @pytest.mark.parametrize("raw", [False, True], ids=["rfc2217", "socket"])
 def test_a_port_may_be_that_of_a_terminal_server(bench: Bench, raw: bool) -> None:
-    """Log in, bring everything, talk, and give the console back, with TCP in between."""
-    bench.set_up(password="raspberry")
+    """Bring everything, talk, and give the console back, with TCP in between."""
+    bench.set_up(user=None)
     with TerminalServer(bench.line.host, raw) as server:
-        session = bench.connect(bench.board(user="pi", port=server.url), "raspberry")
+        session = bench.connect(bench.board(port=server.url))
         data = random.Random(3).randbytes(5000)
         assert len(data) == session.upload(hashlib.sha256(data).hexdigest(), data)
         session.close()
 
-    assert [] == [rate for rate in server.rates if rate != 115_200]
-    assert "login: " in bench.type("\r", "login: ")
+    assert {115_200} == set(server.rates)
+    assert "\n42\r" in bench.type(" echo $((6*7))\r", "\n42\r")
 
 
 def test_a_higher_rate_is_agreed_on_and_left_at_the_end(bench: Bench) -> None:
