@@ -153,7 +153,7 @@ class Collector:
                 f"board {session.board.name!r} has no power model: power_points needs one with 0 threads and another",
                 "`power_points: [{threads: 0, power_mw: 2700}, {threads: 1, power_mw: 3600}]` in boards.yaml",
             )
-        self._emulated = bool(session.hello["identity"].get("emulated"))
+        self._emulated = bool(session.hello["identity"].get("emulated") or session.board.virtual)
         self._plan = plan
         self._listed = listed
         self.rails = [dict(rail) for rail in listed["rails"]]

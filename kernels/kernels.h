@@ -88,8 +88,9 @@ DEPLOY_KERNELS_API DeployVariant deploy_kernels_variant(int32_t index);
 ///
 /// `weights` is [out_c, kernel_h, kernel_w, in_c / groups], dense int8 whatever the family; it is not needed afterwards,
 /// nor are the arrays of `requantization`.  `variant` is a variant's name, or null for the best of `family` here
-/// (KERNELS_FORCE in the environment overrides).  `binarization` is null but for DEPLOY_FAMILY_BINARY.  Returns null and a sentence in `error` (at most `error_bytes` with its
-/// final 0) when the arguments do not fit the family, the CPU lacks what the variant needs, or memory is short.
+/// (KERNELS_FORCE in the environment overrides).  `binarization` is null but for DEPLOY_FAMILY_BINARY.  Returns null and
+/// a sentence in `error` (at most `error_bytes` with its final 0) when the arguments do not fit the family, the CPU
+/// lacks what the variant needs, or memory is short.
 DEPLOY_KERNELS_API DeployConv* deploy_conv_create(DeployFamily family, const DeployConvShape* shape,
                                                   const int8_t* weights, const DeployRequantization* requantization,
                                                   const DeployBinarization* binarization,

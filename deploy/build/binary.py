@@ -108,9 +108,7 @@ def append_binary(model: schema.ModelT, x: int, layer: BinaryLayer, name: str) -
     return y
 
 
-def binary_model(
-    in_shape: tuple[int, ...], in_scale: float, in_zero_point: int, layers: list[BinaryLayer]
-) -> bytes:
+def binary_model(in_shape: tuple[int, ...], in_scale: float, in_zero_point: int, layers: list[BinaryLayer]) -> bytes:
     """
     A .tflite file of binary layers one after the other, int8 in and out.
 

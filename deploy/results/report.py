@@ -129,7 +129,7 @@ def _scatter(found: list[Point], run: Run) -> str:
     axes.set_xlabel(f"median latency [{unit}]" + ("" if rated else "; accuracy is not known of any"))
     axes.set_ylabel("accuracy [%]" if rated else "")
     if rated:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
     return _svg(figure)
 
 
@@ -182,7 +182,7 @@ def _over_time(restarts: list[NDArray[Any]]) -> str:
     axes.set_xlabel("invocation")
     axes.set_ylabel(f"latency [{unit}]")
     axes.set_yscale("log")
-    axes.legend(frameon=False, markerscale=4)
+    axes.legend(frameon=False, markerscale=4, loc="upper right")
     return _svg(figure)
 
 
@@ -195,7 +195,7 @@ def _histogram(latency: NDArray[Any]) -> str:
     beyond = int((latency > end).sum())
     axes.set_xlabel(f"latency [{unit}]" + (f"; {beyond} slower invocations lie beyond the axis" if beyond else ""))
     axes.set_ylabel("invocations")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return _svg(figure)
 
 
@@ -221,7 +221,7 @@ def _power(run: Run) -> str:
         axes.axvspan(start, end, alpha=0.12, facecolor="grey", hatch="//")
     axes.set_xlabel("time [s]; shaded: invocations, hatched: idle")
     axes.set_ylabel("power [W]")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return _svg(figure)
 
 

@@ -341,7 +341,8 @@ class Serial:
         quiet_s: float = 60.0,
     ) -> tuple[bytes, list[bytes]]:
         """
-        Text and frames that come, until they are enough, or nothing more came for `quiet_s`, or time is up.
+        Text and frames that come, until they are enough, or time is up, or something visible came and then nothing for
+        `quiet_s`: a newline alone may be all that is echoed while a password is looked at.
 
         Messages of the kernel are no sign that whoever was asked still talks.
         """
@@ -356,7 +357,7 @@ class Serial:
                 heard = _KERNEL.sub(b"", raw)
                 if heard != said:
                     said, last = heard, time.monotonic()
-            if enough(_ANSI.sub(b"", raw), frames) or (raw and time.monotonic() - last > quiet_s):
+            if enough(_ANSI.sub(b"", raw), frames) or (said.strip() and time.monotonic() - last > quiet_s):
                 break
         return _ANSI.sub(b"", raw), frames
 

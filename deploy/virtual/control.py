@@ -102,8 +102,13 @@ def up(kind_name: str, options: Options, note: Note, boards_file: str | None = N
 
 
 def check_name(name: str, boards_file: str | None) -> None:
-    if not boards.is_name(name) or name.startswith("."):
-        raise UsageError(f"{name!r} is no name of a board: letters, digits, `.`, `_` and `-`, 64 at most")
+    """
+    Raises:
+        UsageError: it is no name.
+        ConfigError: a board has it, or would have to share one of its entries.
+    """
+    if not all(map(boards.is_name, entry_names(name))):
+        raise UsageError(f"{name!r} is no name of a board: letters, digits, `.`, `_` and `-`, 56 at most")
     if Place(name).is_kept():
         raise ConfigError(
             f"board {name!r} is up already", f"`--name` gives another; `deploy virtual down {name}` ends it", board=name
@@ -111,7 +116,8 @@ def check_name(name: str, boards_file: str | None) -> None:
     registry = boards.load(boards_file)
     taken = [board.name for board in registry if board.name in entry_names(name)]
     if taken:
-        raise ConfigError(f"{registry.path}: board {taken[0]!r} is there already", "`--name` gives another", board=name)
+        where = registry.path or "the embedded registry"
+        raise ConfigError(f"{where}: board {taken[0]!r} is there already", "`--name` gives another", board=name)
 
 
 def entry_names(name: str) -> tuple[str, str, str]:
@@ -273,7 +279,6 @@ def _describe(
         "kind": kind.board_kind,
         "virtual": machine.emulator(kind),
         "cpu": {"arch": {"arm64": "aarch64", "armhf": "armv7l"}[kind.arch], "cores": cores},
-        "tags": ["virtual"],
     }
     ssh = {
         "kind": "ssh", "host": "127.0.0.1", "port": port, "user": kind.user,
@@ -287,6 +292,7 @@ def _describe(
             **common,
             "description": f"virtual {kind.description}",
             "transport": ssh,
+            "tags": ["virtual"],  # of this entry alone: what is done to all boards is done to each once
             **({"rails": [dict(rail) for rail in extras.rails]} if extras.rails else {}),
         },
         by_console: {

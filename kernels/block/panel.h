@@ -1,8 +1,8 @@
 /// The packed panel of a layer pruned in blocks of one output channel by 4 or 16 input channels.
 ///
-/// A *window* is 4 consecutive input channels of one tap, from a multiple of 4 on; a *block* is 1 or 4 windows in a row,
-/// whichever takes fewer bytes for the panel.  Windows that some block uses are grouped into *spans* of 16 that lie side
-/// by side in the image; window i of span s has number 16 s + i.
+/// A *window* is 4 consecutive input channels of one tap, from a multiple of 4 on; a *block* is 1 or 4 windows in a
+/// row, whichever takes fewer bytes for the panel.  Windows that some block uses are grouped into *spans* of 16 that lie
+/// side by side in the image; window i of span s has number 16 s + i.
 ///
 /// A panel is, with each part rounded up to 64 bytes and `columns` to 32:
 ///   int32 columns, spans, windows per block, blocks

@@ -143,8 +143,9 @@ void tile_row(const BlockPanel& p, const TileArgs& args) {
           int32_t a[4];
           DEPLOY_UNROLL
           for (int i = 0; i < 4; ++i) memcpy(&a[i], windows + static_cast<size_t>(p.window[b + i]) * 4, 4);
+          const int8_t* const weights = p.weights + static_cast<size_t>(b) * 4;
           acc = _mm_dpbusd_epi32(acc, _mm_setr_epi32(a[0], a[1], a[2], a[3]),
-                                 _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.weights + static_cast<size_t>(b) * 4)));
+                                 _mm_loadu_si128(reinterpret_cast<const __m128i*>(weights)));
         }
       }
       for (; b < end; ++b) {

@@ -160,7 +160,8 @@ size_t direct_units(const DirectPlan& plan, int32_t threads) {
 }
 
 size_t direct_scratch_bytes(const DirectPlan& plan, int32_t threads) {
-  return align64(plan.pixel_bytes) + align64(plan.channels) + align64(image_bytes(plan, cut(plan, threads).band) + kSlackBytes);
+  return align64(plan.pixel_bytes) + align64(plan.channels) +
+         align64(image_bytes(plan, cut(plan, threads).band) + kSlackBytes);
 }
 
 void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32_t threads, uint8_t* scratch) {

@@ -10,6 +10,9 @@
 #include <arm_neon.h>
 
 #include "common/neon_panel.h"
+#if defined(__aarch64__) && defined(__clang__)
+#include "common/neon_core_in_order.h"
+#endif
 
 namespace deploy {
 namespace neon {
@@ -25,7 +28,7 @@ inline int16x8_t multiply_add_high(int16x8_t sum, int8x16_t a, int8x16_t b) {
 
 /// One sum per input vector: lane i of the result is the sum of the i-th vector's lanes.
 inline int32x4_t sum_each(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
-#if defined(__aarch64__)
+#if defined(__aarch64__) && defined(__clang__)
   return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
 #else
   const int32x2_t ab = vpadd_s32(vadd_s32(vget_low_s32(a), vget_high_s32(a)), vadd_s32(vget_low_s32(b), vget_high_s32(b)));
@@ -88,8 +91,15 @@ struct Core8 {
       for (size_t r = 0; r < kRows; ++r) {
         row[r] = reinterpret_cast<const int8_t*>(pixels[r]) + segments.offset[segment];
       }
+      size_t steps = segments.steps;
+#if defined(__aarch64__) && defined(__clang__)
+      if constexpr (kRows == 4) {
+        if (steps >= 2) core_8bit_in_order<kStep>(row, steps / 2, weights, sum);
+        steps %= 2;
+      }
+#endif
 #pragma GCC unroll 1
-      for (size_t steps = segments.steps; steps > 0; --steps) {
+      for (; steps > 0; --steps) {
         int8x16_t a[kRows];
 #pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r) {

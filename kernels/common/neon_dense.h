@@ -56,7 +56,7 @@ struct Dense {
     for (size_t first = 0; first < group.out_c; first += kNr) {
       const size_t columns = group.out_c - first < kNr ? group.out_c - first : kNr;
       const size_t blocks = (columns + Core::kColumns - 1) / Core::kColumns;
-      *sizes++ = (4 * (kHeaderWords + offset_words(segments)) + blocks * block + 63) / 64 * 64;
+      *sizes++ = (4 * (kHeaderWords + offset_words(segments)) + blocks * block + kReadAhead + 63) / 64 * 64;
     }
   }
 

@@ -21,6 +21,9 @@ namespace deploy {
 namespace neon {
 namespace {  // A copy for each file: files differ in their instruction sets.
 
+/// Bytes that a core may read behind weights and gathered rows.
+constexpr size_t kReadAhead = 64;
+
 /// How the weights of a block of columns lie; constants of a core.
 struct BlockLayout {
   size_t columns;

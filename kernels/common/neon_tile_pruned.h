@@ -70,7 +70,7 @@ struct TilePruned {
     for (size_t first = 0; first < group.out_c; first += kNr) {
       const size_t groups = count_kept(group, first);
       const size_t blocks = (channels_from(group, first) + Core::kColumns - 1) / Core::kColumns;
-      const size_t bytes = 4 * (kHeaderWords + groups) + blocks * weight_bytes(groups);
+      const size_t bytes = 4 * (kHeaderWords + groups) + blocks * weight_bytes(groups) + kReadAhead;
       *sizes++ = (bytes + 63) / 64 * 64;
     }
   }
@@ -117,7 +117,7 @@ struct TilePruned {
     const int8_t* weights = reinterpret_cast<const int8_t*>(offsets + groups);
     const size_t block_bytes = weight_bytes(groups);
     int32_t acc[Core::kMaxRows * kNr];
-    alignas(16) uint8_t gathered[kChunkSteps * kStepBytes];
+    alignas(16) uint8_t gathered[kChunkSteps * kStepBytes + kReadAhead];
     const uint8_t* lhs[Core::kMaxRows];
     for (size_t row = 0; row < args.rows; ++row) lhs[row] = gathered + 16 * row;
     static constexpr int32_t kNoOffset = 0;

@@ -11,7 +11,8 @@ extern const VariantTable w8_table, w4_table, w2_table, binary_table, tile8_tabl
 
 namespace {
 
-const VariantTable* const kTables[] = {&w8_table, &w4_table, &w2_table, &binary_table, &tile8_table, &tile4_table, &block8_table};
+const VariantTable* const kTables[] = {&w8_table,    &w4_table,    &w2_table,    &binary_table,
+                                       &tile8_table, &tile4_table, &block8_table};
 
 /// "avx2" of "conv_w8_4x16c4_avx2".
 const char* isa_of_variant(const Variant& variant) {

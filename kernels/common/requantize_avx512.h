@@ -16,8 +16,8 @@ namespace deploy {
 /// TFLite rounds twice: r = floor((a m + 2^30) / 2^31), halves up, then r / 2^e, halves away from zero.  With e > 0 the
 /// second is floor((r + 2^(e-1) - [r < 0]) / 2^e), and since nested floors merge, both are one 64-bit shift:
 ///   floor((a m + 2^30 + 2^(30+e) - [a < 0] 2^31) / 2^(31+e)).
-/// ([a < 0] may stand for [r < 0]: they differ only where a m >= -2^30, and there both give 0.)  With e = 0 the last two
-/// terms vanish.  |a m| <= 2^62 and e <= 31, so nothing overflows.
+/// ([a < 0] may stand for [r < 0]: they differ only where a m >= -2^30, and there both give 0.)  With e = 0 the last
+/// two terms vanish.  |a m| <= 2^62 and e <= 31, so nothing overflows.
 struct Scales16 {
   __m512i left;                    ///< 32-bit lanes: left shift before the multiplication.
   __m512i multiplier[2];           ///< 64-bit lanes, even and odd columns.
@@ -63,7 +63,7 @@ static inline __m512i scale16(__m512i acc, const Scales16& s) {
   return _mm512_mask_shuffle_epi32(part[0], 0xaaaa, part[1], _MM_PERM_CCAA);
 }
 
-/// The scales of 16 columns when every right shift e is in [0, 22] and nothing is shifted left, as in nearly all layers.
+/// The scales of 16 columns when every right shift e is in [0, 22] and nothing is shifted left: nearly all layers.
 ///
 /// Then both roundings are cheaper in 32 bits.  r + half could leave int32 for r beyond `limit` = 2^31 - 1 - half only;
 /// such an r is at least 2^30, which no e <= 22 brings below 255 + 128: clamping it first changes no int8 output.
@@ -157,8 +157,9 @@ static inline __m512i scale16_once(const int32_t* acc, const OnceScales16& s) {
 /// readable for 4 bytes behind.
 ///
 /// It takes memory, since a compiler that must keep an array for one part of a function spills it in all others.
-static __attribute__((noinline, unused)) void requantize_store32(const int32_t* acc, size_t rows, const int32_t* multiplier,
-                                                         const int32_t* shift, const TileArgs& args) {
+static __attribute__((noinline, unused)) void requantize_store32(const int32_t* acc, size_t rows,
+                                                                 const int32_t* multiplier, const int32_t* shift,
+                                                                 const TileArgs& args) {
   const Stores32 store(args);
   int8_t* out = args.out;
   const size_t step = args.out_stride;

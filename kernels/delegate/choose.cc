@@ -58,7 +58,7 @@ struct Cost {
 constexpr Cost kCosts[] = {
     {kAvx512Vnni, DEPLOY_FAMILY_W8, 1.0},      {kAvx512Vnni, DEPLOY_FAMILY_W4, 1.0},
     {kAvx512Vnni, DEPLOY_FAMILY_W2, 1.0},      {kAvx512Vnni, DEPLOY_FAMILY_TILE8, 1.15},
-    {kAvx512Vnni, DEPLOY_FAMILY_TILE4, 1.2},   {kAvx512Vnni, DEPLOY_FAMILY_BLOCK8, 6.0},
+    {kAvx512Vnni, DEPLOY_FAMILY_TILE4, 1.2},   {kAvx512Vnni, DEPLOY_FAMILY_BLOCK8, 2.2},
     {kAvx2, DEPLOY_FAMILY_W8, 1.5},            {kAvx2, DEPLOY_FAMILY_W4, 1.6},
     {kAvx2, DEPLOY_FAMILY_W2, 1.6},            {kAvx2, DEPLOY_FAMILY_TILE8, 1.6},
     {kAvx2, DEPLOY_FAMILY_TILE4, 1.7},

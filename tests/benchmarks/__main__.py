@@ -31,6 +31,7 @@ from deploy.results.store import Store
 from deploy.session import Session, connect
 from tests.benchmarks import delta, energy
 from tests.benchmarks import measure as measure_benchmarks
+from tests.benchmarks import pruned as pruned_benchmarks
 from tests.benchmarks import push as push_benchmarks
 from tests.benchmarks import serial as serial_benchmarks
 from tests.benchmarks.figure import Figure
@@ -47,7 +48,13 @@ def main() -> None:
         table.add_column(column)
     with tempfile.TemporaryDirectory() as folder:
         sources = (command_line, agent_size, local_round_trip, ssh_round_trip, push_benchmarks.figures)
-        rooms = (delta.figures, serial_benchmarks.figures, energy.figures, measure_benchmarks.figures)
+        rooms = (
+            delta.figures,
+            serial_benchmarks.figures,
+            energy.figures,
+            measure_benchmarks.figures,
+            pruned_benchmarks.figures,
+        )
         for source in (*sources, *rooms, overhead):
             for figure in source(Path(folder)):
                 console.print(f"  {figure.what}: {figure.result}", highlight=False)

@@ -96,8 +96,9 @@ def _peer(
         here = subprocess.Popen([*send, str(source)], stdin=host, stdout=host, stderr=quiet)
         took = None
         while time.perf_counter() - started < CAP_S:
-            # XMODEM pads its last block.  What comes after the last byte (time-outs, farewells) is not counted.
-            if target.is_file() and os.path.getsize(target) >= len(data) and there.poll() is not None:
+            # XMODEM pads its last block.  What comes after the last byte is on the disk (rz waits up to 30 s for a
+            # farewell that a line with latency loses) is not counted.
+            if target.is_file() and os.path.getsize(target) >= len(data):
                 took = time.perf_counter() - started
                 break
             if there.poll() is not None and here.poll() is not None:

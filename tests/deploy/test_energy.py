@@ -31,7 +31,7 @@ Power = Callable[[np.ndarray[Any, Any]], Any]  # seconds -> mW
 
 
 def sampled(power_mw: Power, seconds: float = 10.0, rate_hz: float = 100.0, jitter: bool = True) -> RailSamples:
-    """A meter that is read as `devices.meters.sampler` does: with pauses of half to one and a half periods."""
+    """A meter that is read as `devices.protocol.sampling` does: with pauses of half to one and a half periods."""
     rng = np.random.default_rng(3)
     pauses = rng.uniform(0.5, 1.5, int(seconds * rate_hz * 2)) if jitter else np.ones(int(seconds * rate_hz) + 2)
     t = np.cumsum(pauses) / rate_hz

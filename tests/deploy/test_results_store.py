@@ -298,6 +298,21 @@ def test_a_record_of_version_1_stays_readable(store: Store) -> None:
     assert 5 == run.record["latency"]["n"]
 
 
+def test_a_record_of_version_2_stays_readable(store: Store) -> None:
+    """Its arrays are packed, in both ways that there are."""
+    shutil.copytree(GOLDEN / "record_v2", store.root)
+
+    run = store.get("20261121-110000-0002")
+
+    assert 2 == run.record["schema"]
+    assert [list(range(78_039 + i, 77_999 + i, -1)) for i in (1, 2, 3)] == [
+        r.tolist() for r in run.restarts("latency_ns")
+    ]
+    assert [[90_000, 80_001], [90_000, 80_002], [90_000, 80_003]] == [r.tolist() for r in run.restarts("warmup_ns")]
+    assert list(range(5, 200_000_005, 10_000_000)) == run.array("sample_t_ns").tolist()
+    np.testing.assert_array_equal(np.linspace(1000, 3000, 20), run.array("sample_value"), strict=True)
+
+
 def test_two_writers_at_once_have_two_runs(store: Store) -> None:
     with store.writer("measure", KNOWN) as one, store.writer("measure", KNOWN) as two:
         writers: list[RunWriter] = [one, two]

@@ -161,7 +161,7 @@ def test_a_percentile_is_bounded_from_the_size_on_that_supports_it(p: float, nee
 @pytest.mark.parametrize("clustered", [False, True], ids=["independent", "in bunches"])
 def test_the_bound_of_p95_holds_some_95_times_in_100(clustered: bool) -> None:
     """Slow invocations that come in bunches tell less than as many that do not: the bound must know."""
-    rng, hits, runs, rho = np.random.default_rng(1), 0, 300, 0.8 if clustered else 0.0
+    rng, hits, runs, rho = np.random.default_rng(1), 0, 150, 0.8 if clustered else 0.0
     for _ in range(runs):
         bound = upper_bound(autocorrelated(rng, 3, 400, rho), 95)
         assert bound is not None
@@ -190,13 +190,13 @@ def drifting(rng: np.random.Generator, whole: float, n: int = 3000) -> Restarts:
 
 def test_latencies_that_drift_are_told_from_those_that_do_not() -> None:
     rng = np.random.default_rng(1)
-    flagged = sum(drift(drifting(rng, 0.15)) != 0 for _ in range(30))
-    wrongly = sum(drift(autocorrelated(rng, 3, 3000)) != 0 for _ in range(30))
-    levels = sum(drift(lognormal(rng, 3, 3000, spread=0.03, shift=0.02)) != 0 for _ in range(30))
+    flagged = sum(drift(drifting(rng, 0.15)) != 0 for _ in range(15))
+    wrongly = sum(drift(autocorrelated(rng, 3, 3000)) != 0 for _ in range(15))
+    levels = sum(drift(lognormal(rng, 3, 3000, spread=0.03, shift=0.02)) != 0 for _ in range(15))
 
-    assert flagged >= 28
+    assert flagged >= 14
     assert wrongly <= 1
-    assert levels <= 4  # restarts of different speed are no drift
+    assert levels <= 3  # restarts of different speed are no drift
 
 
 def test_a_drift_is_told_as_a_share_of_the_median() -> None:

@@ -32,7 +32,7 @@ from tests.test_layers import HOME
 pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
 
 IDLE_S, BUSY_S = 1.0, 10.0
-TILE_NS = 500_000_000
+TILE_NS = 250_000_000
 Shell = Callable[..., bytes]
 
 
@@ -114,8 +114,10 @@ def pulses(period_s: float, duty: float, idle_mw: float, busy_mw: float) -> list
 def test_net_energy_through_the_real_ina3221_driver_is_within_two_percent(guests, period_s, duty):
     """Periods at which a sampler with a fixed one goes wrong by up to 73 %."""
     rail = "ina3221:1:0x40:0:5000:5000:2000:6000"
-    found = watch(guests("jetson-orin"), pulses(period_s, duty, 2000, 6000), rail, rate_hz=1000)
+    trace = pulses(period_s, duty, 2000, 6000)
+    found = watch(guests("jetson-orin"), trace, rail, rate_hz=1000)
     shown = np.array(found["truth"])
+    late_ns = shown[:-1, 0] - shown[0, 0] - np.array([t_ns for t_ns, _ in trace[: len(shown) - 1]])
     mine = np.array([(t_ns, value) for t_ns, number, value in found["samples"] if number == 0])
     seen = RailSamples(Rail.of(found["rails"][0]), mine[:, 0].astype(np.int64), mine[:, 1])
 
@@ -126,8 +128,9 @@ def test_net_energy_through_the_real_ina3221_driver_is_within_two_percent(guests
         if not isinstance(gross_uj, str):  # refused, as on a board: the host stopped the guest for a while
             net_uj += gross_uj - 2000 * TILE_NS / 1e6
             true_uj += held(shown, window) - 2000 * TILE_NS / 1e6
-    if true_uj < 0.3 * 4000 * duty * BUSY_S * 1000:
-        pytest.skip("this machine is too busy: it stopped the guest so often that most of the windows were refused")
+    refused = true_uj < 0.5 * 4000 * duty * BUSY_S * 1000
+    if refused or np.percentile(late_ns, 95) - np.median(late_ns) > 1e6:
+        pytest.skip("this machine is too busy: it stops the guest so often that it neither shows nor samples in time")
 
     assert net_uj == pytest.approx(true_uj, rel=0.02), f"{len(mine)} samples"
     assert "stub:ina3221@VDD_IN" == seen.rail.source

@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Job:
-    """One model with one set of inputs; ``options`` None: the builtin reference kernels, without any delegate."""
+    """
+    One model with one set of inputs.
+
+    Attributes:
+        options: of our delegate; None: the builtin reference kernels, without any delegate.
+        rest: who computes what our delegate leaves: "xnnpack", or the builtin "reference" kernels.
+        force: KERNELS_FORCE.
+    """
 
     model: bytes
     inputs: list[NDArray[Any]]
@@ -31,6 +38,7 @@ class Job:
     threads: int = 1
     resize: tuple[int, ...] | None = None
     force: str = ""
+    rest: str = "xnnpack"
 
 
 @dataclass
@@ -49,66 +57,69 @@ class Result:
 
 
 def run(library: Path, jobs: list[Job], folder: Path, environment: dict[str, str] | None = None) -> list[Result]:
-    """The results in the jobs' order.  A job that kills its process is marked, and a fresh one goes on behind it."""
-    results: list[Result] = []
-    while len(results) < len(jobs):
-        given, out = folder / "jobs.pickle", folder / "results"
-        given.write_bytes(pickle.dumps((str(library), [job.__dict__ for job in jobs[len(results) :]])))
-        out.write_bytes(b"")
-        done = subprocess.run(
-            [sys.executable, __file__, str(given), str(out)],
-            capture_output=True, text=True, errors="replace", check=False, env={**os.environ, **(environment or {})},
-        )  # fmt: skip
-        with out.open("rb") as file:
-            while True:
-                try:
-                    results.append(Result(**pickle.load(file)))
-                except EOFError:
-                    break
-        if done.returncode != 0:
-            results.append(Result(error=f"exit {done.returncode}: {done.stderr[-2000:]}", died=True))
-    return results
+    """The results in the jobs' order.  Each job has a process of its own, forked from one that has LiteRT loaded."""
+    given, out = folder / "jobs.pickle", folder / "results"
+    given.write_bytes(pickle.dumps((str(library), [job.__dict__ for job in jobs])))
+    done = subprocess.run(
+        [sys.executable, __file__, str(given), str(out)],
+        capture_output=True, text=True, errors="replace", check=False, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with out.open("rb") as file:
+        return [Result(**pickle.load(file)) for _ in jobs]
 
 
 def _main(given: str, out: str) -> None:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
+    from ai_edge_litert import interpreter  # loaded once, for all children
 
     library, jobs = pickle.loads(Path(given).read_bytes())
+    with open(out, "wb") as file:
+        for job in jobs:
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(reading)
+                with open(writing, "wb") as pipe:
+                    pickle.dump(_run_one(interpreter, library, job), pipe)
+                os._exit(0)
+            os.close(writing)
+            with open(reading, "rb") as pipe:
+                answer = pipe.read()
+            _, status = os.waitpid(child, 0)
+            died = {"error": f"wait status {status}", "died": True}
+            file.write(answer if status == 0 else pickle.dumps(died))
+
+
+def _run_one(litert: Any, library: str, job: dict[str, Any]) -> dict[str, Any]:
     symbols = ctypes.CDLL(library)
     symbols.deploy_kernels_report.restype = ctypes.c_char_p
-    with open(out, "ab", buffering=0) as file:
-        for job in jobs:
-            os.environ["KERNELS_FORCE"] = job["force"]
-            result: dict[str, Any] = {"outputs": [], "error": "", "report": {}}
-            delegate = interpreter = None
-            try:
-                if job["options"] is None:
-                    interpreter = Interpreter(
-                        model_content=job["model"], num_threads=1,
-                        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-                    )  # fmt: skip
-                else:
-                    delegate = load_delegate(library, job["options"])
-                    interpreter = Interpreter(
-                        model_content=job["model"], num_threads=job["threads"], experimental_delegates=[delegate]
-                    )
-                if job["resize"]:
-                    interpreter.allocate_tensors()
-                    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], job["resize"])
-                interpreter.allocate_tensors()
-                for _ in range(2):  # whatever a first invocation leaves behind must not show in the second
-                    for detail, values in zip(interpreter.get_input_details(), job["inputs"], strict=True):
-                        interpreter.set_tensor(detail["index"], values)
-                    interpreter.invoke()
-                result["outputs"] = [
-                    np.array(interpreter.get_tensor(detail["index"])) for detail in interpreter.get_output_details()
-                ]
-            except (RuntimeError, ValueError) as error:
-                result["error"] = str(error)
-            if delegate is not None:
-                result["report"] = json.loads(symbols.deploy_kernels_report())
-            del interpreter, delegate
-            file.write(pickle.dumps(result))
+    os.environ["KERNELS_FORCE"] = job["force"]
+    result: dict[str, Any] = {"outputs": [], "error": "", "report": {}}
+    resolvers, delegates = litert.OpResolverType, []
+    resolver = resolvers.BUILTIN_REF if job["options"] is None or job["rest"] == "reference" else resolvers.AUTO
+    try:
+        if job["options"] is not None:
+            delegates = [litert.load_delegate(library, job["options"])]
+        interpreter = litert.Interpreter(
+            model_content=job["model"], num_threads=job["threads"], experimental_delegates=delegates,
+            experimental_op_resolver_type=resolver,
+        )  # fmt: skip
+        if job["resize"]:
+            interpreter.allocate_tensors()
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], job["resize"])
+        interpreter.allocate_tensors()
+        for _ in range(2):  # whatever a first invocation leaves behind must not show in the second
+            for detail, values in zip(interpreter.get_input_details(), job["inputs"], strict=True):
+                interpreter.set_tensor(detail["index"], values)
+            interpreter.invoke()
+        result["outputs"] = [
+            np.array(interpreter.get_tensor(detail["index"])) for detail in interpreter.get_output_details()
+        ]
+    except (RuntimeError, ValueError) as error:
+        result["error"] = str(error)
+    if delegates:
+        result["report"] = json.loads(symbols.deploy_kernels_report())
+    return result
 
 
 if __name__ == "__main__":

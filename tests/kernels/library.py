@@ -273,16 +273,15 @@ def conv_layer(
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     if same:
         out_hw = (-(-h // stride[0]), -(-w // stride[1]))
-        pad = tuple(
-            max(0, (o - 1) * s + e - i) // 2 for o, s, e, i in zip(out_hw, stride, extent, (h, w), strict=True)
-        )
+        pad = tuple(max(0, (o - 1) * s + e - i) // 2 for o, s, e, i in zip(out_hw, stride, extent, (h, w), strict=True))
     else:
         out_hw = ((h - extent[0]) // stride[0] + 1, (w - extent[1]) // stride[1] + 1)
         pad = (0, 0)
     shape = (out_c, *kernel, c // groups)
     weights = random_weights(family, rng, shape, keep)
     depth = kernel[0] * kernel[1] * c // groups
-    spread = max(1.0, float(np.abs(weights).astype(float).mean()) * 40 * np.sqrt(depth * max(keep, 0.05)))
+    magnitude = np.abs(weights.astype(float))
+    spread = max(1.0, float(magnitude.sum() / max(1, (magnitude > 0).sum())) * 40 * np.sqrt(depth * max(keep, 0.05)))
     scales = rng.uniform(0.3, 1.2, out_c) * 60 / spread
     multiplier, shift = zip(*(quantize_multiplier(s) for s in scales), strict=True)
     return Layer(
@@ -316,13 +315,12 @@ def random_weights(
     return weights
 
 
-def prune(
-    weights: NDArray[np.int8], rng: np.random.Generator, keep: float, outputs: int, channels: int
-) -> None:
+def prune(weights: NDArray[np.int8], rng: np.random.Generator, keep: float, outputs: int, channels: int) -> None:
     """Zeroes groups of `channels` input channels at one kernel position, shared by `outputs` outputs in a row."""
     out_c, kernel_h, kernel_w, in_c = weights.shape
     for first in range(0, out_c, outputs):
-        kept = rng.random((kernel_h, kernel_w, -(-in_c // channels))) < keep
+        groups = kernel_h * kernel_w * -(-in_c // channels)
+        kept = (rng.permutation(groups) < round(keep * groups)).reshape(kernel_h, kernel_w, -1)
         weights[first : first + outputs] *= np.repeat(kept, channels, axis=2)[..., :in_c]
 
 

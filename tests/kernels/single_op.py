@@ -83,8 +83,6 @@ class SingleOp:
             buffer = _add_buffer(model, self.bias.astype("<i4").tobytes())
             graph.tensors.append(_tensor("bias", self.bias.shape, "INT32", Quantization(scales), buffer, 0))
             inputs.append(len(graph.tensors) - 1)
-        else:
-            inputs.append(-1)
         graph.tensors.append(_tensor("y", self.out_shape, self.io_type, self.output, 0, 0))
         last = len(graph.tensors) - 1
         graph.operators.append(_operator(model, self.op, self.op_version, inputs, [last], self._options()))

@@ -30,9 +30,7 @@ def answer(model: bytes, inputs: NDArray[np.int8], folder: Path) -> NDArray[np.i
 def _main(model: str, given: str, out: str) -> None:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    interpreter = Interpreter(
-        model_path=model, num_threads=1, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
+    interpreter = Interpreter(model_path=model, num_threads=1, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.load(given))
     interpreter.invoke()

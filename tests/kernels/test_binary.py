@@ -9,7 +9,7 @@ import pytest
 
 from deploy.build.binary import BinaryLayer, binary_model
 from deploy.errors import BuildError
-from tests.kernels.library import Library, Refused, conv_layer, reference
+from tests.kernels.library import Layer, Library, Refused, conv_layer, quantize_multiplier, reference
 from tests.kernels.stock import answer
 from tests.kernels.test_pruned import SHAPES, every_variant
 
@@ -94,7 +94,8 @@ def binary_layer(rng: np.random.Generator, shape: tuple[int, ...], **changes: ob
     )
 
 
-@pytest.mark.parametrize("in_scale", [0.0005, 0.05, 3.0])  # an int8 comparison would be wrong at the first, abort at the last
+# At the first scale an int8 comparison would be wrong, at the last the reference would abort.
+@pytest.mark.parametrize("in_scale", [0.0005, 0.05, 3.0])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_the_pattern_means_the_same_to_the_stock_reference(
     tmp_path: Path, kernels: Library, in_scale: float, padding: str
@@ -124,12 +125,12 @@ def test_a_fully_connected_layer_means_the_same_to_the_stock_reference(tmp_path:
 
 def kernel_answer(kernels: Library, layer: BinaryLayer, inputs: np.ndarray) -> np.ndarray:
     """The same layer by the kernels, with TFLite's rules for padding, scales and activations."""
-    from tests.kernels.library import Layer, quantize_multiplier
-
     fc = layer.weights.ndim == 2
     weights = layer.weights[:, None, None] if fc else layer.weights
     x = inputs[:, None, None] if fc else inputs
-    scales = [np.float64(np.float32(layer.input_scale)) * np.float64(s) / layer.output_scale for s in layer.weight_scale]
+    scales = [
+        np.float64(np.float32(layer.input_scale)) * np.float64(s) / layer.output_scale for s in layer.weight_scale
+    ]
     multiplier, shift = zip(*(quantize_multiplier(s) for s in scales), strict=True)
     sizes, pads = [], []
     for extent, kernel, stride in zip(x.shape[1:3], weights.shape[1:3], layer.stride, strict=True):

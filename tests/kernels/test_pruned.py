@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.kernels.library import Layer, Library, Refused, conv_layer, prune, reference
 
 FAMILIES = ("tile8", "tile4", "block8")
+EXAMPLES = int(os.environ.get("DEPLOY_KERNELS_EXAMPLES", "25"))
 # [batch, height, width, channels], outputs, kernel, stride, dilation, same, groups: none fits a tile.
 SHAPES = [
     ((1, 7, 9, 33), 70, (3, 3), (1, 1), (1, 1), True, 1),
@@ -64,6 +69,23 @@ def test_extreme_numbers_wrap_and_clamp_like_the_definition(kernels: Library, fa
         multiplier=np.full(40, 2**30, np.int32), shift=np.full(40, -6, np.int32), clamp=(-100, 99), output_zero_point=3
     )
     every_variant(kernels, halves, rng.integers(-128, 128, shape).astype(np.int8))
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_shape_equals_the_definition(kernels: Library, data: st.DataObject) -> None:
+    small = st.integers(1, 3)
+    groups, kernel, stride, dilation = data.draw(st.tuples(st.integers(1, 2), *[st.tuples(small, small)] * 3))
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    height, width = (data.draw(st.integers(e, e + 7)) for e in extent)
+    in_shape = (data.draw(small), height, width, groups * data.draw(st.integers(1, 70)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    layer = conv_layer(
+        data.draw(st.sampled_from((*FAMILIES, "binary"))), rng, in_shape=in_shape,
+        out_c=groups * data.draw(st.integers(1, 70)), kernel=kernel, stride=stride, dilation=dilation,
+        same=data.draw(st.booleans()), groups=groups, keep=data.draw(st.floats(0, 1)),
+    )  # fmt: skip
+    every_variant(kernels, layer, rng.integers(-128, 128, in_shape).astype(np.int8), threads=data.draw(small))
 
 
 def test_groups_are_found_wherever_they_begin(kernels: Library) -> None:

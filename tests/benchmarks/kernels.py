@@ -1,0 +1,140 @@
+"""
+Our kernels against stock LiteRT on this machine: the same layer by both in turns, within one process on one CPU.
+
+The ratio is taken pair by pair, so that a machine that changes its speed changes both.  Times are those of the thread's
+own CPU clock.  Ours goes through the delegate, so each side pays for an interpreter of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.figure import Figure
+from tests.conftest import CORPUS, ROOT
+
+PAIRS = 40
+SHAPES = (((1, 14, 14, 256), 256), ((1, 16, 16, 64), 64), ((1, 28, 28, 128), 128))
+
+
+def figures(folder: Path) -> Iterator[Figure]:
+    """What the README's table of kernels says."""
+    library = folder / "libdeploy_kernels.so"
+    built = subprocess.run(
+        [sys.executable, str(ROOT / "kernels" / "build.py"), "--out", str(library)], capture_output=True, text=True
+    )
+    if built.returncode != 0:
+        yield Figure("kernels", "", f"not measured: {built.stderr.splitlines()[-1]}", None)
+        return
+    # Pinned, in a process of its own: the table's other figures keep all CPUs.
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.kernels", str(library)], capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode != 0:
+        yield Figure("kernels", "", f"not measured: {done.stderr.splitlines()[-1]}", None)
+        return
+    for line in done.stdout.splitlines():
+        yield Figure(**json.loads(line))
+
+
+def _measure(library: str) -> Iterator[Figure]:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    from tests.kernels.single_op import random_conv, random_fc
+
+    symbols = ctypes.CDLL(library)
+    symbols.deploy_kernels_report.restype = ctypes.c_char_p
+    rng = np.random.default_rng(0)
+    for in_shape, out_c in SHAPES:
+        size = f"{in_shape[1]}x{in_shape[2]}x{in_shape[3]} k3"
+        int8, int4, int2 = (
+            random_conv(rng, in_shape=in_shape, out_c=out_c, weight_type=kind) for kind in ("INT8", "INT4", "INT2")
+        )
+        dense = _invoker(int8.model(), None)
+        for op, bits, goal, most in ((int4, 4, 0.95, 0.52), (int2, 2, 0.9, 0.27)):
+            ours = _invoker(op.model(), library)
+            node = json.loads(symbols.deploy_kernels_report())["nodes"][0]
+            # The peer keeps a byte for each weight, and a bias and a scale for each output.
+            share = node["packed_bytes"] / (int8.weights.size + 8 * out_c)
+            yield _ratio(f"w{bits}a8 conv {size} / XNNPACK int8", goal, dense, ours)
+            yield Figure(f"  its resident weights {size}", f"<= {most}", f"{share:.3f} of int8's", share <= most)
+            if bits == 4:
+                yield _ratio(f"w4a8 conv {size} / stock int4", 3.7, _invoker(op.model(), None), ours)
+            del ours
+    single = random_fc(rng, rows=1, in_c=1024, out_c=1024, weight_type="INT4")
+    yield _ratio(
+        "int4 FC 1x1024x1024 / XNNPACK int4 (left to it)", None, _invoker(single.model(), None),
+        _invoker(single.model(), library, "all"),
+    )  # fmt: skip
+    yield from _whole_model(library)
+
+
+def _whole_model(library: str) -> Iterator[Figure]:
+    from tests.kernels.test_delegate import with_int4_filters
+
+    path = CORPUS / "models" / "tiny_ic_resnet8_int8.tflite"
+    if not path.is_file():
+        yield Figure("ResNet-8, int4 convolutions / int8 twin", "<= 1.10x", f"not measured: no {path}", None)
+        return
+    int8 = path.read_bytes()
+    int4 = with_int4_filters(int8)
+    twin, ours, stock = _invoker(int8, None), _invoker(int4, library), _invoker(int4, None)
+    times = _pairs(ours, twin)
+    latency = float(np.median([a / b for a, b in times]))
+    low, high = np.percentile([a / b for a, b in times], [10, 90])
+    result = f"{latency:.3f}x latency ({low:.2f} to {high:.2f}), {np.median([a for a, _ in times]):.1f} us"
+    yield Figure("ResNet-8, int4 convolutions / its int8 twin in XNNPACK", "<= 1.10x", result, latency <= 1.10)
+    yield _ratio("ResNet-8, int4 convolutions: ours / stock", None, stock, ours)
+
+
+def _ratio(what: str, goal: float | None, peer: Callable[[], Any], ours: Callable[[], Any]) -> Figure:
+    """How many times as fast as the peer."""
+    times = _pairs(ours, peer)
+    ratios = [b / a for a, b in times]
+    median, (low, high) = float(np.median(ratios)), np.percentile(ratios, [10, 90])
+    result = f"{median:.2f}x ({low:.2f} to {high:.2f}), {np.median([a for a, _ in times]):.1f} us"
+    return Figure(what, "" if goal is None else f">= {goal}x", result, None if goal is None else median >= goal)
+
+
+def _pairs(ours: Callable[[], Any], peer: Callable[[], Any]) -> list[tuple[float, float]]:
+    """(ours, peer) in microseconds of CPU time per call, taking turns."""
+    ours(), peer()
+    started = time.thread_time_ns()
+    ours()
+    calls = max(2, int(2e6 / max(1, time.thread_time_ns() - started)))
+
+    def timed(call: Callable[[], Any]) -> float:
+        before = time.thread_time_ns()
+        for _ in range(calls):
+            call()
+        return (time.thread_time_ns() - before) / calls / 1e3
+
+    return [(timed(ours), timed(peer)) for _ in range(PAIRS)]
+
+
+def _invoker(model: bytes, library: str | None, mode: str = "auto") -> Callable[[], Any]:
+    """A ready interpreter's invoke(), one thread; with our delegate where `library` is given."""
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
+
+    delegates = [load_delegate(library, {"mode": mode})] if library else []
+    interpreter = Interpreter(model_content=model, num_threads=1, experimental_delegates=delegates)
+    interpreter.allocate_tensors()
+    detail = interpreter.get_input_details()[0]
+    values = np.random.default_rng(0).integers(-128, 128, detail["shape"])
+    interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
+    interpreter.invoke()
+    invoke: Callable[[], Any] = interpreter.invoke
+    return invoke
+
+
+if __name__ == "__main__":
+    for _figure in _measure(sys.argv[1]):
+        print(json.dumps({key: value for key, value in vars(_figure).items()}, default=bool), flush=True)
