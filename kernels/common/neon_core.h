@@ -28,7 +28,7 @@ inline int16x8_t multiply_add_high(int16x8_t sum, int8x16_t a, int8x16_t b) {
 
 /// One sum per input vector: lane i of the result is the sum of the i-th vector's lanes.
 inline int32x4_t sum_each(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
-#if defined(__aarch64__) && defined(__clang__)
+#if defined(__aarch64__)
   return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
 #else
   const int32x2_t ab = vpadd_s32(vadd_s32(vget_low_s32(a), vget_high_s32(a)), vadd_s32(vget_low_s32(b), vget_high_s32(b)));
@@ -40,7 +40,7 @@ inline int32x4_t sum_each(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
 /// Weights of 4 columns x 16 depth positions, and how many steps of 16 fit 16-bit sums.
 struct Weights4 {
   static constexpr size_t kPlanes = 2;
-  static constexpr size_t kSteps = 15;  ///< 2 products a step, |w * a| <= 8 * 128: 30 * 1024 < 2^15.
+  static constexpr size_t kSteps = 14;  ///< 2 products a step, |w * a| <= 8 * 128: 28 * 1024 < 2^15.
   static void load(const int8_t*& from, int8x16_t (&columns)[4]) {
     for (int pair = 0; pair < 2; ++pair, from += 16) {
       const int8x16_t bytes = vld1q_s8(from);
@@ -154,6 +154,12 @@ struct CoreSubbyte {
         size_t now = left < room ? left : room;
         left -= now;
         room -= now;
+#if defined(__aarch64__) && defined(__clang__)
+        if constexpr (kRows == 4 && Weights::kPlanes == 2) {
+          if (now >= 2) core_4bit_in_order<kStep>(row, now / 2, weights, sum);
+          now %= 2;
+        }
+#endif
 #pragma GCC unroll 1
         for (; now > 0; --now) {
           int8x16_t w[4];

@@ -24,7 +24,7 @@ const Variant* const kVariants4[] = {
 #elif defined(__aarch64__)
     &conv_tile4_8x32c4_neoni8mm,
     &conv_tile4_8x32c4_neondot,
-    &conv_tile4_6x32c4_neon,
+    &conv_tile4_4x32c4_neon,
 #elif defined(__arm__)
     &conv_tile4_2x32c4_armv7neon,
 #endif

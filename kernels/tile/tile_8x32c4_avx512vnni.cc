@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/requantize_rows_avx512.h"
+#include "common/unroll.h"
 #include "tile/panel.h"
 #include "tile/variants.h"
 
@@ -36,20 +37,25 @@ void tile_rows(const TileArgs& args) {
   constexpr size_t kWindowBytes = 32 * 4 * Bits / 8;
   const TilePanel p = tile_panel(args.panel, 32);
   const uint8_t* row[Rows];
+  DEPLOY_UNROLL
   for (int r = 0; r < Rows; ++r) row[r] = args.pixels[r];
   __m512i acc[kApart][Rows][2];
+  DEPLOY_UNROLL
   for (int u = 0; u < kApart; ++u) {
+    DEPLOY_UNROLL
     for (int r = 0; r < Rows; ++r) acc[u][r][0] = acc[u][r][1] = _mm512_setzero_si512();
   }
   const uint8_t* weights = p.weights;
   const int32_t* offset = p.offset;
   int32_t left = p.count;
   for (; left >= kApart; left -= kApart) {
+    DEPLOY_UNROLL
     for (int u = 0; u < kApart; ++u) {
       __m512i w0, w1;
       load_weights<Bits>(weights, w0, w1);
       const ptrdiff_t at = *offset++;
       weights += kWindowBytes;
+      DEPLOY_UNROLL
       for (int r = 0; r < Rows; ++r) {
         const __m512i a = broadcast4(row[r] + at);
         acc[u][r][0] = _mm512_dpbusd_epi32(acc[u][r][0], a, w0);
@@ -63,13 +69,16 @@ void tile_rows(const TileArgs& args) {
       load_weights<Bits>(weights, w0, w1);
       const ptrdiff_t at = *offset++;
       weights += kWindowBytes;
+      DEPLOY_UNROLL
       for (int r = 0; r < Rows; ++r) {
         const __m512i a = broadcast4(row[r] + at);
         acc[0][r][0] = _mm512_dpbusd_epi32(acc[0][r][0], a, w0);
         acc[0][r][1] = _mm512_dpbusd_epi32(acc[0][r][1], a, w1);
       }
     }
+    DEPLOY_UNROLL
     for (int u = 1; u < kApart; ++u) {
+      DEPLOY_UNROLL
       for (int r = 0; r < Rows; ++r) {
         acc[0][r][0] = _mm512_add_epi32(acc[0][r][0], acc[u][r][0]);
         acc[0][r][1] = _mm512_add_epi32(acc[0][r][1], acc[u][r][1]);
@@ -78,7 +87,9 @@ void tile_rows(const TileArgs& args) {
   }
   alignas(64) int32_t sums[(Rows + 1) * 32];
   const __m512i bias[2] = {_mm512_loadu_si512(p.bias), _mm512_loadu_si512(p.bias + 16)};
+  DEPLOY_UNROLL
   for (int r = 0; r < Rows; ++r) {
+    DEPLOY_UNROLL
     for (int half = 0; half < 2; ++half) {
       const __m512i sum = Bits == 4 ? _mm512_srai_epi32(acc[0][r][half], 4) : acc[0][r][half];
       _mm512_store_si512(sums + r * 32 + half * 16, _mm512_add_epi32(sum, bias[half]));

@@ -11,7 +11,7 @@ extern const Variant conv_tile8_4x16c4_avx2, conv_tile4_4x16c4_avx2;
 extern const Variant conv_tile8_8x32c4_avx512vnni, conv_tile4_8x32c4_avx512vnni;
 extern const Variant conv_tile8_8x32c4_neoni8mm, conv_tile4_8x32c4_neoni8mm;
 extern const Variant conv_tile8_8x32c4_neondot, conv_tile4_8x32c4_neondot;
-extern const Variant conv_tile8_4x32c4_neon, conv_tile4_6x32c4_neon;
+extern const Variant conv_tile8_4x32c4_neon, conv_tile4_4x32c4_neon;
 extern const Variant conv_tile8_2x32c4_armv7neon, conv_tile4_2x32c4_armv7neon;
 
 }  // namespace deploy

@@ -11,7 +11,7 @@ const Variant* const kVariants[] = {
 #elif defined(__aarch64__)
     &conv_w4_8x16c16_neoni8mm,
     &conv_w4_8x16c16_neondot,
-    &conv_w4_6x16c16_neon,
+    &conv_w4_4x16c16_neon,
 #elif defined(__arm__)
     &conv_w4_2x16c16_armv7neon,
 #endif

@@ -104,7 +104,7 @@ def test_a_killed_hosts_measurement_is_picked_up_with_nothing_lost(measuring: ps
 def test_the_board_is_busy_while_it_measures_and_the_hint_says_how_to_wait(
     measuring: psutil.Process, say: Said
 ) -> None:
-    code, _, err = say("measure", "digits.bundle", "--duration", "1")
+    code, _, err = say("measure", "digits.bundle", "--duration", "1", "--kernels", "off")
 
     assert 1 == code
     assert (
@@ -114,7 +114,7 @@ def test_the_board_is_busy_while_it_measures_and_the_hint_says_how_to_wait(
 
 
 def test_nothing_runs_beside_a_measurement(measuring: psutil.Process, say: Said) -> None:
-    code, _, err = say("run", "digits.bundle")
+    code, _, err = say("run", "digits.bundle", "--kernels", "off")
 
     assert 1 == code
     assert err.startswith("error: digits: another conversation measures on this board (board 'local')\n")

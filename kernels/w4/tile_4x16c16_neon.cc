@@ -1,18 +1,18 @@
-/// 4-bit weights for aarch64 without dot product: 6 rows by 4 columns, sums of 16 bits, 16 MAC in 2 instructions.
+/// 4-bit weights for aarch64 without dot product: 4 rows by 4 columns, sums of 16 bits, 16 MAC in 2 instructions.
 #include "common/neon_core.h"
 #include "common/neon_dense.h"
 #include "w4/variants.h"
 
 namespace deploy {
 namespace {
-using Kernels = neon::Dense<neon::CoreSubbyte<neon::Weights4, 6>, 16>;
+using Kernels = neon::Dense<neon::CoreSubbyte<neon::Weights4, 4>, 16>;
 }  // namespace
 
-const Variant conv_w4_6x16c16_neon = {
-    "conv_w4_6x16c16_neon",
+const Variant conv_w4_4x16c16_neon = {
+    "conv_w4_4x16c16_neon",
     DEPLOY_FAMILY_W4,
     kNeon,
-    6, 16, 16,
+    4, 16, 16,
     false,
     neon::plain_pixel_bytes,
     nullptr,

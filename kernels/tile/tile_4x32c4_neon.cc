@@ -6,7 +6,7 @@
 namespace deploy {
 namespace {
 using Kernels8 = neon::TilePruned<neon::Core8<4>>;
-using Kernels4 = neon::TilePruned<neon::CoreSubbyte<neon::Weights4, 6>>;
+using Kernels4 = neon::TilePruned<neon::CoreSubbyte<neon::Weights4, 4>>;
 }  // namespace
 
 const Variant conv_tile8_4x32c4_neon = {
@@ -23,11 +23,11 @@ const Variant conv_tile8_4x32c4_neon = {
     Kernels8::tile,
 };
 
-const Variant conv_tile4_6x32c4_neon = {
-    "conv_tile4_6x32c4_neon",
+const Variant conv_tile4_4x32c4_neon = {
+    "conv_tile4_4x32c4_neon",
     DEPLOY_FAMILY_TILE4,
     kNeon,
-    6, 32, 4,
+    4, 32, 4,
     false,
     neon::grouped_pixel_bytes,
     neon::prepare_grouped,
