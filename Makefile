@@ -44,6 +44,7 @@ bench: $(READY)
 INPUTS ?= 20000
 fuzz: $(READY)
 	@$(PY) -m tests.fuzz --inputs $(INPUTS)
+	@DEPLOY_KERNELS_MUTANTS=$(INPUTS) $(PY) -m pytest -n 2 tests/kernels -k malformed
 
 lock:
 	@$(PY) -m pip install --quiet uv

@@ -2,7 +2,7 @@
 Build libdeploy_kernels.so: ``python kernels/build.py [--target x86_64|aarch64|armv7] [--out FILE]``.
 
 Cross-compiles from any host with the Clang that comes with the package ``ziglang``, against an old glibc, and links
-nothing but libc.  Objects are kept in build/kernels and compiled again only when their source or any header has changed.
+nothing but libc.  Objects are kept in build/kernels, and compiled again when their source or any header has changed.
 ``--sanitize`` builds for this machine with its own compiler and AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
@@ -30,11 +30,30 @@ TARGETS = {
     "aarch64": ["-target", "aarch64-linux-gnu.2.17", "-mcpu=generic"],
     "armv7": ["-target", "arm-linux-gnueabihf.2.28", "-mcpu=cortex_a9"],
 }
-COMPILE = (
-    "-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-strict-aliasing -fvisibility=hidden "
-    "-fno-math-errno -ffunction-sections -Wall -Wextra -Wshadow -Werror"
-).split()
-LINK = "-shared -nostdlib++ -Wl,-z,nodelete -Wl,-z,defs -Wl,--gc-sections -Wl,-soname,libdeploy_kernels.so".split()
+COMPILE = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-threadsafe-statics",
+    "-fno-strict-aliasing",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-ffunction-sections",
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Werror",
+]
+LINK = [
+    "-shared",
+    "-nostdlib++",
+    "-Wl,-z,nodelete",
+    "-Wl,-z,defs",
+    "-Wl,--gc-sections",
+    "-Wl,-soname,libdeploy_kernels.so",
+]
 
 
 class BuildFailed(Exception):

@@ -21,6 +21,7 @@ from deploy.virtual.image import Image, held
 from deploy.virtual.kinds import Kind
 
 ATTEMPTS = 3
+KEPT = 3  # of a kind
 
 Note = Callable[[str], None]
 
@@ -102,6 +103,15 @@ def _make(
         copy(board.place.folder / "data.qcow2", staging)
         _seal(staging, disk)
         staging.replace(disk)
+    _prune(disk.parent, kind)
+
+
+def _prune(folder: Path, kind: Kind) -> None:
+    """Every change of an image or of extras leaves a snapshot behind that nothing starts from any more."""
+    disks = sorted(folder.glob(f"{kind.name}-*.qcow2"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in disks[KEPT:]:
+        old.unlink(missing_ok=True)
+        _sum(old).unlink(missing_ok=True)
 
 
 def _seal(staging: Path, disk: Path) -> None:

@@ -1,10 +1,11 @@
 /// Binary layers on Arm: EOR, CNT and ADD on 128 bits, sums of bytes that stay in registers.
 ///
-/// The arithmetic is panel.h's; the panel is not.  A prepared pixel has one bit per channel, bit c % 8 of byte c / 8; bytes,
-/// not words, so that the taps of a kernel's row fill whole vectors also where channels are few.  With w = m (2 b - 1) and a = low + (high - low) x,
+/// The arithmetic is panel.h's; the panel is not.  A prepared pixel has one bit per channel, bit c % 8 of byte c / 8;
+/// bytes, not words, so that the taps of a kernel's row fill whole vectors also where channels are few.  With w = m (2
+/// b - 1) and a = low + (high - low) x,
 ///   sum((a - zero_point) w) = sum((low - zero_point) w) + (high - low) m (sum(b) - popcount(x ^ b)):
-/// a constant less a factor times what the loop counts.  The image's padding has bits of 0, which count as `low`; where a
-/// tap lies in it, what that tap then adds, (low - zero_point) sum(w), is taken away again.
+/// a constant less a factor times what the loop counts.  The image's padding has bits of 0, which count as `low`;
+/// where a tap lies in it, what that tap then adds, (low - zero_point) sum(w), is taken away again.
 ///
 /// The taps of each row are gathered into a buffer, once for all columns of a panel: bits are few, and gathered taps
 /// fill whole vectors where channels do not.

@@ -47,7 +47,13 @@ Cut cut(const DirectPlan& plan, int32_t threads) {
 
 /// Fills `count` pixels with copies of `pad`.
 void fill(uint8_t* to, const uint8_t* pad, size_t count, size_t pixel_bytes) {
-  for (size_t i = 0; i < count; ++i) memcpy(to + i * pixel_bytes, pad, pixel_bytes);
+  if (count == 0) return;
+  memcpy(to, pad, pixel_bytes);
+  // What is filled is copied again: few long copies instead of many short ones.
+  for (size_t done = pixel_bytes, all = count * pixel_bytes, next; done < all; done += next) {
+    next = min_size(done, all - done);
+    memcpy(to + done, to, next);
+  }
 }
 
 /// Prepares `count` pixels of one group, or copies them where the variant needs no preparation.

@@ -31,9 +31,11 @@ inline int32x4_t sum_each(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
 #if defined(__aarch64__)
   return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
 #else
-  const int32x2_t ab = vpadd_s32(vadd_s32(vget_low_s32(a), vget_high_s32(a)), vadd_s32(vget_low_s32(b), vget_high_s32(b)));
-  const int32x2_t cd = vpadd_s32(vadd_s32(vget_low_s32(c), vget_high_s32(c)), vadd_s32(vget_low_s32(d), vget_high_s32(d)));
-  return vcombine_s32(ab, cd);
+  const int32x2_t pair_a = vpadd_s32(vget_low_s32(a), vget_high_s32(a));
+  const int32x2_t pair_b = vpadd_s32(vget_low_s32(b), vget_high_s32(b));
+  const int32x2_t pair_c = vpadd_s32(vget_low_s32(c), vget_high_s32(c));
+  const int32x2_t pair_d = vpadd_s32(vget_low_s32(d), vget_high_s32(d));
+  return vcombine_s32(vpadd_s32(pair_a, pair_b), vpadd_s32(pair_c, pair_d));
 #endif
 }
 

@@ -20,8 +20,8 @@ namespace {  // A copy for each file: files differ in their instruction sets.
   "smlal2 " #t2 ".8h, " #a2 ".16b, " #w2 ".16b\n"        \
   "sadalp " acc4 ".4s, " #t4 ".8h\n"
 
-/// sum[r][c] += products of 32 * pairs positions, pairs >= 1; `row` and `weights` move on.  Rows' next 16 bytes lie kStep
-/// behind.  Reads 16 bytes of the first row and 64 bytes of weights too far.
+/// sum[r][c] += products of 32 * pairs positions, pairs >= 1; `row` and `weights` move on.  Rows' next 16 bytes lie
+/// kStep behind.  Reads 16 bytes of the first row and 64 bytes of weights too far.
 template <int kStep>
 inline void core_8bit_in_order(const int8_t* (&row)[4], size_t pairs, const int8_t*& weights, int32x4_t (&sum)[4][4]) {
   const int8_t* second = weights + 64;
@@ -94,16 +94,16 @@ inline void core_8bit_in_order(const int8_t* (&row)[4], size_t pairs, const int8
         "+w"(sum[3][0]), "+w"(sum[3][1]), "+w"(sum[3][2]), "+w"(sum[3][3]), [row0] "+r"(row[0]), [row1] "+r"(row[1]),
         [row2] "+r"(row[2]), [row3] "+r"(row[3]), [weights] "+r"(weights), [second] "+r"(second), [pairs] "+r"(pairs)
       : [step] "i"(kStep), [two] "i"(2 * kStep)
-      : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29",
-        "v30", "v31");
+      : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28",
+        "v29", "v30", "v31");
   weights -= 128;  // the loop is one pair ahead
 }
 
 #undef DEPLOY_PRODUCT
 
-/// The same for 4-bit weights: SMLAL of a row beside SMLAL2 of the row before, and each step's weights restored while the
-/// step before is multiplied.  sum[r][c] += products of 32 * pairs positions, pairs in [1, 7].  Reads 16 bytes of rows and
-/// 64 bytes of weights too far.
+/// The same for 4-bit weights: SMLAL of a row beside SMLAL2 of the row before, and each step's weights restored while
+/// the step before is multiplied.  sum[r][c] += products of 32 * pairs positions, pairs in [1, 7].  Reads 16 bytes of
+/// rows and 64 bytes of weights too far.
 template <int kStep>
 inline void core_4bit_in_order(const int8_t* (&row)[4], size_t pairs, const int8_t*& weights, int16x8_t (&sum)[4][4]) {
   const int8_t *even = weights + 64, *odd = weights + 96;
@@ -172,7 +172,8 @@ inline void core_4bit_in_order(const int8_t* (&row)[4], size_t pairs, const int8
         "+w"(sum[3][0]), "+w"(sum[3][1]), "+w"(sum[3][2]), "+w"(sum[3][3]), [row0] "+r"(row[0]), [row1] "+r"(row[1]),
         [row2] "+r"(row[2]), [row3] "+r"(row[3]), [even] "+r"(even), [odd] "+r"(odd), [pairs] "+r"(pairs)
       : [weights] "r"(weights), [step] "i"(kStep), [two] "i"(2 * kStep)
-      : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29");
+      : "memory", "cc", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28",
+        "v29");
   weights = end;
 }
 

@@ -10,9 +10,9 @@ namespace {  // A copy for each file: files differ in their instruction sets.
 
 /// Runs the core made for exactly `rows` rows, so that no lane works for a row that is not there.
 ///
-/// A core is a struct with kMaxRows, kColumns, kLaneDepth, kPlanes, and `run<rows, step>(pixels, segments, weights, acc,
-/// acc_stride, add)`: acc[row * acc_stride + column] (+)= the sum of a[row][k] * w[column][k] over all segments, where
-/// the next 16 bytes of a row lie `step` bytes behind.
+/// A core is a struct with kMaxRows, kColumns, kLaneDepth, kPlanes, and `run<rows, step>(pixels, segments, weights,
+/// acc, acc_stride, add)`: acc[row * acc_stride + column] (+)= the sum of a[row][k] * w[column][k] over all segments,
+/// where the next 16 bytes of a row lie `step` bytes behind.
 template <typename Core, size_t kStep = 16, size_t kRows = Core::kMaxRows>
 inline void run_rows(const uint8_t* const* pixels, size_t rows, const Segments& segments, const int8_t* weights,
                      int32_t* acc, size_t acc_stride, bool add) {
@@ -61,7 +61,8 @@ struct Dense {
   }
 
   static void pack(const GroupWeights& group, size_t first, uint8_t* panel) {
-    const size_t taps = taps_side_by_side(group, group.channels), segments = group.taps / taps, length = taps * group.channels;
+    const size_t taps = taps_side_by_side(group, group.channels), segments = group.taps / taps;
+    const size_t length = taps * group.channels;
     int32_t* words = reinterpret_cast<int32_t*>(panel);
     words[0] = static_cast<int32_t>(segments);
     words[1] = static_cast<int32_t>(steps_of(length));

@@ -1,14 +1,15 @@
 /// Packed panels of the Arm variants, and the way from their accumulators back to int8.
 ///
-/// Taps that lie side by side in the image (a kernel's row, at dilation 1) are one *segment* of bytes, rounded up to 16;
-/// all segments of a layer are equally long.  A panel of a dense layer holds
+/// Taps that lie side by side in the image (a kernel's row, at dilation 1) are one *segment* of bytes, rounded up to
+/// 16; all segments of a layer are equally long.  A panel of a dense layer holds
 ///   int32 segments, steps of 16 in each, all_narrowing(), 0
 ///   int32 bias[nr] (zero point folded in), multiplier[nr], left shift[nr], right shift[nr] as a number <= 0
 ///   int32 offset[segments], filled up to 16 bytes
 ///   for each block of columns that a core computes: its weights, a sequence of 16-byte vectors.
 /// One vector holds 16 / lane_depth output channels with lane_depth consecutive depth positions each: 16 for the
 /// multiply-and-add-pairwise kernels, 4 for SDOT, 8 for SMMLA.  Of weights below 8 bits, 2 or 4 such vectors share 16
-/// bytes ("planes"): vector p lies in bits [p * 8 / planes, (p + 1) * 8 / planes) of each byte, so that shifts restore it.
+/// bytes ("planes"): vector p lies in bits [p * 8 / planes, (p + 1) * 8 / planes) of each byte, so that shifts restore
+/// it.
 #ifndef DEPLOY_KERNELS_COMMON_NEON_PANEL_H_
 #define DEPLOY_KERNELS_COMMON_NEON_PANEL_H_
 
@@ -47,7 +48,8 @@ inline int32_t at_or(const int32_t* values, size_t index, int32_t otherwise) {
   return values ? values[index] : otherwise;
 }
 
-/// Writes the four arrays of the panel that begins at channel `first`.  Unused columns get bias, multiplier and shift 0.
+/// Writes the four arrays of the panel that begins at channel `first`.  Unused columns
+/// get zeros.
 ///
 /// sum(w * (a - zero_point)) + bias = sum(w * a) + (bias - zero_point * sum(w)), modulo 2^32.
 inline void pack_columns(const GroupWeights& group, size_t first, size_t nr, int32_t* header) {
@@ -73,8 +75,8 @@ inline void pack_columns(const GroupWeights& group, size_t first, size_t nr, int
   }
 }
 
-/// Writes the weight vectors of one block for `depth` positions, rounded up to 16 with zeros.  `weight(channel, k)` gives
-/// one weight.
+/// Writes the weight vectors of one block for `depth` positions, rounded up to 16 with zeros.  `weight(channel, k)`
+/// gives one weight.
 template <typename Weight>
 inline void pack_vectors(const BlockLayout& layout, size_t out_c, size_t first, size_t depth, const Weight& weight,
                          uint8_t* out) {
@@ -118,9 +120,9 @@ enum Rounding { kTwice, kOnce, kTwiceNarrowing };
 
 /// acc * multiplier * 2^(left + right - 31), rounded as common/requantize.h does.
 ///
-/// Twice: SQRDMULH is the first rounding exactly.  The second divides by a power of two and rounds halves away from zero,
-/// SRSHL rounds them up: where the shift is not 0, negative values are made smaller by one before.  That cannot overflow,
-/// since |multiplier| < 2^31 keeps SQRDMULH's result above -2^31.
+/// Twice: SQRDMULH is the first rounding exactly.  The second divides by a power of two and rounds halves away from
+/// zero, SRSHL rounds them up: where the shift is not 0, negative values are made smaller by one before.  That cannot
+/// overflow, since |multiplier| < 2^31 keeps SQRDMULH's result above -2^31.
 /// Once: floor((a m + 2^(30+e)) / 2^(31+e)) = floor((floor(a m / 2^31) + 2^(e-1)) / 2^e), SQDMULH and SRSHL; where the
 /// shift is 0, SQRDMULH.
 template <Rounding kRounding>

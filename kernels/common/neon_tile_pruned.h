@@ -3,9 +3,9 @@
 /// The kept groups of each row are gathered into a buffer, once for all 32 columns; then a dense core runs over the
 /// buffer.  A gathered group costs about 2 instructions per row, its 128 MACs 10 to 30.
 ///
-/// Panel: int32 count of kept groups, rounded up to 4, all_narrowing(), 0, 0; the four arrays of 32 columns; the groups' offsets from a
-/// row's point of reference (int32, filled up with the last one, weights 0); then for each block of the core's columns the
-/// weights of the kept groups as in a dense panel (neon_panel.h).
+/// Panel: int32 count of kept groups, rounded up to 4, all_narrowing(), 0, 0; the four arrays of 32 columns; the
+/// groups' offsets from a row's point of reference (int32, filled up with the last one, weights 0); then for each
+/// block of the core's columns the weights of the kept groups as in a dense panel (neon_panel.h).
 #ifndef DEPLOY_KERNELS_COMMON_NEON_TILE_PRUNED_H_
 #define DEPLOY_KERNELS_COMMON_NEON_TILE_PRUNED_H_
 

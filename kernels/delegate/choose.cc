@@ -153,7 +153,9 @@ Choice choose(const Layer& layer, Mode mode, bool binary) {
     const Variant* const variant = select_variant(candidate.family, single, s.out_c / s.groups, nullptr);
     if (!variant) continue;
     // A tile's fixed costs remain when few weights do; 2 % stands for them.
-    const double cost = products * (candidate.kept + 0.02) * cost_per_product(*variant) + kSwitchProducts;
+    // In blocks the rows lie in the lanes, so that a single row leaves most of them idle.
+    const double idle = candidate.family == DEPLOY_FAMILY_BLOCK8 && single ? 6.0 : 1.0;
+    const double cost = products * (candidate.kept + 0.02) * cost_per_product(*variant) * idle + kSwitchProducts;
     if (best.claim && cost >= least) continue;
     least = cost;
     best = {true, candidate.family, candidate.sentence, 0.0};

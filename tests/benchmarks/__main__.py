@@ -29,7 +29,7 @@ from deploy.measure import Plan, measure
 from deploy.push import push
 from deploy.results.store import Store
 from deploy.session import Session, connect
-from tests.benchmarks import delta, energy
+from tests.benchmarks import arm, delta, energy
 from tests.benchmarks import measure as measure_benchmarks
 from tests.benchmarks import pruned as pruned_benchmarks
 from tests.benchmarks import push as push_benchmarks
@@ -52,6 +52,7 @@ def main() -> None:
             delta.figures,
             serial_benchmarks.figures,
             energy.figures,
+            arm.figures,
             measure_benchmarks.figures,
             pruned_benchmarks.figures,
         )

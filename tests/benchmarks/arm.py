@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.errors import CountError
 from deploy.virtual import count
 from kernels import build
 from tests.benchmarks.figure import Figure
@@ -82,7 +83,7 @@ def counts(folder: Path) -> Iterator[Figure]:
                         stock[core, shape] = stock_int8(core, shape)
                     ours = layer(program, core, family, shape, kept)
                     yield _count(core, family, shape, kept, goal, ours, stock[core, shape])
-    except (count.CountError, build.BuildFailed) as error:
+    except (CountError, build.BuildFailed) as error:
         yield Figure("instructions executed on emulated Arm cores", "", f"not counted: {error}", None)
 
 
@@ -162,7 +163,8 @@ def assembly(folder: Path, source: str) -> list[str]:
 def inner_loop(lines: list[str], counted: str) -> list[str]:
     """The instructions from a label to the branch back to it, of the loop with the most that match `counted`."""
     best: list[str] = []
-    label, body = "", []
+    label = ""
+    body: list[str] = []
     for line in lines:
         code = line.split("//")[0].strip()
         if named := re.fullmatch(r"(\.L\w+|\w+):", code):

@@ -1,7 +1,8 @@
 // One convolution of a family, counted: arm_layer FAMILY SIZE CHANNELS OUT_CHANNELS KERNEL KEPT_PERCENT [VARIANT]
 //
-// Input is SIZE x SIZE x CHANNELS, padding SAME, stride 1; pruned families keep so many groups of 4 channels by 32 outputs.
-// Marks 0 and 1 stand before and after deploy_conv_run(), 2 after nothing; prints the variant and its packed bytes.
+// Input is SIZE x SIZE x CHANNELS, padding SAME, stride 1; pruned families keep so many groups of 4 channels by 32
+// outputs. Marks 0 and 1 stand before and after deploy_conv_run(), 2 after nothing; prints the variant and its packed
+// bytes.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,8 @@ int main(int argc, char** argv) {
   const int bits = family == DEPLOY_FAMILY_W4 || family == DEPLOY_FAMILY_TILE4 ? 4 : family == DEPLOY_FAMILY_W2 ? 2 : 8;
   int8_t* weights = static_cast<int8_t*>(malloc(static_cast<size_t>(out_c * depth)));
   for (int i = 0; i < out_c * depth; ++i) {
-    const int8_t any = static_cast<int8_t>(random_below(bits == 8 ? 255 : 1u << bits) - (bits == 8 ? 127 : 1 << (bits - 1)));
+    const int low = bits == 8 ? -127 : -(1 << (bits - 1)), values = bits == 8 ? 255 : 1 << bits;
+    const int8_t any = static_cast<int8_t>(low + static_cast<int>(random_below(static_cast<uint32_t>(values))));
     weights[i] = family == DEPLOY_FAMILY_BINARY ? (any < 0 ? -1 : 1) : any;
   }
   for (int tile = 0; tile < out_c && kept < 100; tile += 32) {

@@ -137,4 +137,4 @@ def _invoker(model: bytes, library: str | None, mode: str = "auto") -> Callable[
 
 if __name__ == "__main__":
     for _figure in _measure(sys.argv[1]):
-        print(json.dumps({key: value for key, value in vars(_figure).items()}, default=bool), flush=True)
+        print(json.dumps(vars(_figure), default=bool), flush=True)

@@ -97,9 +97,10 @@ def test_the_whole_story(kind: str, deploy: Deploy, bundle: Path) -> None:
     assert "digits/1 is current already" in deploy("push", "--board", f"{kind}.uart", str(bundle))
     assert "bit-exact" in deploy("verify", "--board", kind, str(bundle))
     short = ["--duration=0.5", "--restarts=1", "--warmup=0.5", "--idle=0.5", "--windows=1", "--window=1", "--json"]
-    measured = json.loads(deploy("measure", "--board", kind, str(bundle), *short).splitlines()[-1])
+    measured = json.loads(deploy("measure", "--board", kind, "--count", str(bundle), *short).splitlines()[-1])
     assert "emulated-time" in measured["verdict"]
     assert measured["latency"]["median_ns"] > 0
+    assert (KINDS[kind].cpu, True) == (measured["instructions"]["cpu"], measured["instructions"]["instructions"] > 1000)
 
     deploy("push", "--board", kind, str(MODEL))
     assert "digits/1 is current" in deploy("rollback", "--board", kind)

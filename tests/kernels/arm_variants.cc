@@ -69,8 +69,9 @@ struct Size {
   int batch, h, w, in_c, out_c, kernel, stride, dilation, groups, pad;
 };
 
-// Channels around the depth steps of 4, 8 and 16, columns around 4, 8, 16 and 32, rows around every mr; a kernel row that
-// is one segment and one that is not; depth beyond the 16-bit sums of w4 (240) and w2 (1008), and beyond a chunk (1024).
+// Channels around the depth steps of 4, 8 and 16, columns around 4, 8, 16 and 32, rows around every mr; a kernel row
+// that is one segment and one that is not; depth beyond the 16-bit sums of w4 (240) and w2 (1008), and beyond a chunk
+// (1024).
 constexpr Size kSizes[] = {
     {1, 1, 1, 1, 1, 1, 1, 1, 1, 0},      {1, 5, 3, 16, 16, 1, 1, 1, 1, 0},   {1, 1, 1, 33, 37, 1, 1, 1, 1, 0},
     {1, 3, 3, 3, 5, 3, 1, 1, 1, 1},      {2, 5, 5, 15, 33, 3, 2, 1, 1, 1},   {1, 7, 5, 17, 4, 3, 1, 2, 1, 2},
@@ -83,7 +84,8 @@ void fill_weights(const Family& family, Fill fill, const DeployConvShape& s, int
   for (int out = 0; out < s.out_c; ++out) {
     const int magnitude = between(1, 127);
     for (int i = 0; i < taps * channels; ++i) {
-      const int value = fill == kLowest ? family.low : fill == kHighest ? family.high : between(family.low, family.high);
+      const int any = between(family.low, family.high);
+      const int value = fill == kLowest ? family.low : fill == kHighest ? family.high : any;
       const int8_t sign = static_cast<int8_t>(value < 0 ? -magnitude : magnitude);
       weights[out * taps * channels + i] = family.two_valued ? sign : static_cast<int8_t>(value);
     }
@@ -132,7 +134,8 @@ void compare(const DeployVariant& variant, const char* reference, const Size& si
                                static_cast<size_t>(shape.in_c / shape.groups);
   const size_t in_bytes = static_cast<size_t>(shape.batch * shape.in_h * shape.in_w * shape.in_c);
   const size_t out_bytes = static_cast<size_t>(shape.batch * shape.out_h * shape.out_w * shape.out_c);
-  Guarded weights(weights_bytes, at_end), input(in_bytes, at_end), output(out_bytes, at_end), expected(out_bytes, at_end);
+  Guarded weights(weights_bytes, at_end), input(in_bytes, at_end);
+  Guarded output(out_bytes, at_end), expected(out_bytes, at_end);
   fill_weights(family, fill, shape, between(0, 3) * 30, weights.int8());
   for (size_t i = 0; i < in_bytes; ++i) {
     input.int8()[i] = static_cast<int8_t>(fill == kRandom ? between(-128, 127) : fill == kLowest ? -128 : 127);
@@ -155,7 +158,8 @@ void compare(const DeployVariant& variant, const char* reference, const Size& si
   DeployConv* const fast = create(variant, shape, weights.int8(), requantization, bits, variant.name);
   DeployConv* const plain = create(variant, shape, weights.int8(), requantization, bits, reference);
   memset(output.int8(), 0x55, out_bytes);
-  if (deploy_conv_run(fast, input.int8(), output.int8(), 1) || deploy_conv_run(plain, input.int8(), expected.int8(), 1)) {
+  if (deploy_conv_run(fast, input.int8(), output.int8(), 1) ||
+      deploy_conv_run(plain, input.int8(), expected.int8(), 1)) {
     printf("%s: no memory\n", variant.name);
     exit(1);
   }
@@ -177,7 +181,8 @@ int main(int argc, char** argv) {
   const int32_t count = deploy_kernels_variant_count();
   for (int32_t i = 0; i < count; ++i) {
     const DeployVariant variant = deploy_kernels_variant(i);
-    if (!variant.supported || strstr(variant.name, "reference") || (argc > 1 && !strstr(variant.name, argv[1]))) continue;
+    if (!variant.supported || strstr(variant.name, "reference")) continue;
+    if (argc > 1 && !strstr(variant.name, argv[1])) continue;
     const char* reference = nullptr;
     for (int32_t j = 0; j < count; ++j) {
       const DeployVariant other = deploy_kernels_variant(j);

@@ -23,10 +23,24 @@ class Shape(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_int32)
-        for name in (
-            "batch in_h in_w in_c out_h out_w out_c kernel_h kernel_w stride_h stride_w dilation_h dilation_w "
-            "pad_top pad_left groups"
-        ).split()
+        for name in [
+            "batch",
+            "in_h",
+            "in_w",
+            "in_c",
+            "out_h",
+            "out_w",
+            "out_c",
+            "kernel_h",
+            "kernel_w",
+            "stride_h",
+            "stride_w",
+            "dilation_h",
+            "dilation_w",
+            "pad_top",
+            "pad_left",
+            "groups",
+        ]
     ]
 
 
@@ -269,7 +283,7 @@ def conv_layer(
         same: TFLite's SAME padding, else VALID.
         keep: pruned families: how much of the pattern is not zero.
     """
-    n, h, w, c = in_shape
+    _, h, w, c = in_shape
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     if same:
         out_hw = (-(-h // stride[0]), -(-w // stride[1]))
@@ -360,7 +374,7 @@ def reference(layer: Layer, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def accumulate(layer: Layer, inputs: NDArray[np.int8]) -> NDArray[np.int64]:
     """bias + sum of (input - zero point) * weight, [batch, out_h, out_w, out_c]."""
-    n, h, w, c = layer.in_shape
+    n, h, w, _ = layer.in_shape
     out_h, out_w = layer.out_hw
     out_c, kernel_h, kernel_w, channels = layer.weights.shape
     x = inputs.astype(np.int64) - layer.input_zero_point

@@ -1,4 +1,4 @@
-"""The delegate inside stock LiteRT: equal to the reference kernels bit for bit, claims what it wins, survives anything."""
+"""The delegate in stock LiteRT: equal to the reference kernels bit for bit, claims what it wins, survives anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
-import pytest
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
@@ -21,7 +20,7 @@ from tests.kernels.single_op import ACTIVATIONS, SingleOp, block_sparsity, rando
 from tests.kernels.test_binary import binary_layer
 
 MODES = ("all", "reference", "auto")
-MUTANTS = int(os.environ.get("DEPLOY_KERNELS_MUTANTS", "150"))
+MUTANTS = int(os.environ.get("DEPLOY_KERNELS_MUTANTS", "100"))
 
 
 def inputs_for(op: SingleOp, rng: np.random.Generator) -> list[NDArray[Any]]:
@@ -67,7 +66,9 @@ def test_single_layers_equal_the_reference_kernels(kernels: Library, tmp_path: P
                 )
             )  # fmt: skip
             ops.append(
-                random_fc(rng, rows=(1, 6)[index % 2], in_c=40, out_c=37, weight_type=weight_type, activation=activation)
+                random_fc(
+                    rng, rows=(1, 6)[index % 2], in_c=40, out_c=37, weight_type=weight_type, activation=activation
+                )
             )
         per_tensor = random_fc(rng, rows=3, in_c=64, out_c=8, weight_type=weight_type)
         one = replace(per_tensor.filter, scale=per_tensor.filter.scale[:1])
@@ -197,7 +198,9 @@ def test_an_unknown_option_is_refused_with_a_sentence(kernels: Library, tmp_path
     op = random_fc(np.random.default_rng(8), rows=1, in_c=8, out_c=4)
     options = [{"mode": "fast"}, {"colour": "red"}, {"profile": "yes"}]
 
-    results = run(kernels.path, [Job(op.model(), inputs_for(op, np.random.default_rng(0)), o) for o in options], tmp_path)
+    results = run(
+        kernels.path, [Job(op.model(), inputs_for(op, np.random.default_rng(0)), o) for o in options], tmp_path
+    )
 
     assert "mode is off, auto, all or reference" in results[0].error
     assert "the options are mode, profile and report" in results[1].error
@@ -223,11 +226,14 @@ MODELS = ("tiny_ic_resnet8_int8.tflite", "tiny_kws_dscnn_int8.tflite", "tiny_ad_
 
 
 def test_whole_models_equal_the_reference_kernels(kernels: Library, corpus: Path, tmp_path: Path) -> None:
-    """Every layer of ours, and the model's other operators by the reference kernels as well: nothing rounds otherwise."""
+    """Every layer by ours, the model's other operators by the reference kernels as well: nothing rounds otherwise."""
     rng = np.random.default_rng(10)
     jobs = []
     for name in MODELS:
-        for model in ((corpus / "models" / name).read_bytes(), with_int4_filters((corpus / "models" / name).read_bytes())):
+        for model in (
+            (corpus / "models" / name).read_bytes(),
+            with_int4_filters((corpus / "models" / name).read_bytes()),
+        ):
             tensor = _first_input(model)
             values = [rng.integers(-128, 128, list(tensor.shape)).astype(np.int8)]
             jobs += [Job(model, values), *(Job(model, values, {"mode": mode}, rest="reference") for mode in MODES)]

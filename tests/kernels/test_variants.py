@@ -143,9 +143,9 @@ def test_any_shape(kernels: Library, data: st.DataObject) -> None:
     size = [draw(st.integers(1 if same else r, r + 5)) for r in reach]
     layer = conv_layer(
         family, np.random.default_rng(draw(st.integers(0, 999))),
-        in_shape=(draw(st.integers(1, 2)), *size, groups * draw(st.integers(1, 70))), out_c=groups * draw(st.integers(1, 40)),
-        kernel=kernel, stride=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), dilation=dilation, same=same,
-        groups=groups,
+        in_shape=(draw(st.integers(1, 2)), *size, groups * draw(st.integers(1, 70))),
+        out_c=groups * draw(st.integers(1, 40)), kernel=kernel, dilation=dilation, same=same,
+        stride=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), groups=groups,
     )  # fmt: skip
     inputs = np.random.default_rng(0).integers(-128, 128, layer.in_shape).astype(np.int8)
     every_variant(kernels, layer, inputs, threads=draw(st.integers(1, 3)))
