@@ -171,10 +171,15 @@ def has_runtime(folder: Path | None) -> bool:
     Args:
         folder: with the runtime that deploy brought; None if it brought none.
     """
-    if folder is not None:
-        return (folder / "numpy").is_dir() and (folder / "ai_edge_litert").is_dir()
+    if folder is None:
+        return _installed("numpy") and (_installed("ai_edge_litert") or _installed("tflite_runtime"))
+    if (folder / "tflite_runtime").is_dir():  # for 32-bit Arm, whose numpy is the board's own
+        return (folder / "numpy").is_dir() or _installed("numpy")
+    return (folder / "numpy").is_dir() and (folder / "ai_edge_litert").is_dir()
+
+
+def _installed(name: str) -> bool:
     try:
-        found = [importlib.util.find_spec(name) for name in ("numpy", "ai_edge_litert", "tflite_runtime")]
+        return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-    return found[0] is not None and any(found[1:])

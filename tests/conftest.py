@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--board", help="name of a real board of boards.yaml, for tests/hardware")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not os.environ.get("DEPLOY_HIL"):
+        for item in items:
+            if item.get_closest_marker("qemu"):
+                item.add_marker(pytest.mark.skip(reason="runs under QEMU: `make test-hil`"))
+
+
 def need_tool(name: str, package: str) -> str:
     """Path of a program; skips without it, or fails where CI says that nothing may be missing."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")

@@ -27,7 +27,6 @@ import math
 import os
 import random
 import select
-import sys
 import time
 import tty
 
@@ -137,8 +136,7 @@ def main() -> None:
         board, board_end = _pty()
         ends.append(board_end)
     os.set_blocking(board, False)
-    sys.stdout.write(" ".join(map(os.ttyname, ends)) + "\n")
-    sys.stdout.flush()
+    _answer(" ".join(map(os.ttyname, ends)))
     counts: collections.Counter[str] = collections.Counter()
     there = Direction(host, board, options.baud, options.latency_s, options.seed, counts)
     back = Direction(board, host, options.baud, options.latency_s, options.seed + 1, counts)
@@ -199,11 +197,14 @@ def _carry(
                 elif word == "plug":
                     there.source, end = _pty()
                     back.sink = there.source
-                    sys.stdout.write(os.ttyname(end) + "\n")
-                    sys.stdout.flush()
+                    _answer(os.ttyname(end))
                 elif word == "counts":
-                    sys.stdout.write(json.dumps(counts) + "\n")
-                    sys.stdout.flush()
+                    _answer(json.dumps(counts))
+
+
+def _answer(text: str) -> None:
+    """A line to the process that started this one."""
+    os.write(1, text.encode() + b"\n")
 
 
 def _pty() -> tuple[int, int]:

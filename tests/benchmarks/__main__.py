@@ -30,6 +30,7 @@ from deploy.push import push
 from deploy.results.store import Store
 from deploy.session import Session, connect
 from tests.benchmarks import arm, delta, energy
+from tests.benchmarks import kernels as kernel_benchmarks
 from tests.benchmarks import measure as measure_benchmarks
 from tests.benchmarks import pruned as pruned_benchmarks
 from tests.benchmarks import push as push_benchmarks
@@ -54,6 +55,7 @@ def main() -> None:
             energy.figures,
             arm.figures,
             measure_benchmarks.figures,
+            kernel_benchmarks.figures,
             pruned_benchmarks.figures,
         )
         for source in (*sources, *rooms, overhead):

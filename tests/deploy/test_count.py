@@ -16,6 +16,8 @@ from deploy.virtual import count
 from tests.conftest import GOLDEN, need_tool
 from tests.test_layers import HOME
 
+pytestmark = pytest.mark.qemu
+
 DIGITS = (GOLDEN / "digits_int8.tflite").read_bytes()
 INPUTS = data.random_inputs(model_file.read(DIGITS, "digits").inputs, 1, seed=0)[0]
 

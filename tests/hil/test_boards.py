@@ -23,7 +23,7 @@ from deploy.virtual.registry import Place
 from tests.conftest import GOLDEN, ROOT, need_tool, require_or_skip
 from tests.test_layers import HOME
 
-pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
+pytestmark = pytest.mark.qemu
 
 MODEL = GOLDEN / "digits_int8.tflite"
 DOT_PRODUCT = {"pi3": False, "pi4": False, "pi5": True, "jetson-nano": False, "jetson-orin": True, "pynq-z2": False}

@@ -29,7 +29,7 @@ from devices.protocol.meter import Rail
 from tests.conftest import ROOT, need_tool
 from tests.test_layers import HOME
 
-pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
+pytestmark = pytest.mark.qemu
 
 IDLE_S, BUSY_S = 1.0, 10.0
 TILE_NS = 250_000_000

@@ -9,6 +9,8 @@ import pytest
 from kernels import build
 from tests.conftest import ROOT, need_tool, require_or_skip
 
+pytestmark = pytest.mark.qemu
+
 # Per core what its instruction set adds; each runs the variants of the ones before as well.
 CORES = {
     "cortex-a53": ("aarch64", {"neon"}),
