@@ -9,7 +9,7 @@ help:
 	@echo "make test    format, lint, types and all tests"
 	@echo "make test-hil  the whole story on virtual boards of every kind, under QEMU"
 	@echo "make check   format, lint and types alone"
-	@echo "make bench   the figures that README.md states, measured here"
+	@echo "make bench   the figures that README.md states, measured here (ROWS='serial push' for some)"
 	@echo "make fuzz    feed garbage to everything that reads what the other side sends, guided by coverage (INPUTS=20000)"
 	@echo "make lock    resolve the dependencies anew, with hashes"
 
@@ -39,7 +39,7 @@ format: $(READY)
 bench: $(READY)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/bench.txt || \
 	    echo "some peers are missing: their rows will say so"
-	@$(PY) -m tests.benchmarks
+	@$(PY) -m tests.benchmarks $(ROWS)
 
 INPUTS ?= 20000
 fuzz: $(READY)

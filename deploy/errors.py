@@ -10,7 +10,7 @@ Every exception that a user may see.
         TransportError          no conversation with the board
             BoardUnreachable
             HostKeyChanged
-            UnknownHostKey      met for the first time, and --strict pins nothing
+            UnknownHostKey      met for the first time, and --strict-host-key pins nothing
             NoPython
             AgentBroken         what lies on the board does not start
             BoardSilent         nothing came for too long, or the agent ended

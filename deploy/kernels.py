@@ -26,9 +26,19 @@ from deploy.paths import cache_dir
 if TYPE_CHECKING:
     from deploy.session import Progress, Session
 
-SOURCES = Path(__file__).resolve().parent.parent / "kernels"
 MODES = ("auto", "off", "reference")
 _TARGETS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64", "armv7l": "armv7"}
+
+
+def sources() -> Path:
+    """The folder of the sources: of the checkout, or where a wheel put them."""
+    checkout = Path(__file__).resolve().parent.parent / "kernels"
+    if not (checkout / "build.py").is_file():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for file in importlib.metadata.files("deploy-hil") or ():
+                if file.match("deploy-hil/kernels/build.py"):
+                    return Path(str(file.locate())).resolve().parent
+    return checkout
 
 
 @dataclass(frozen=True)
@@ -131,17 +141,18 @@ def target_of(identity: dict[str, Any]) -> str:
 
 
 def _no_compiler() -> str | None:
-    if not (SOURCES / "build.py").is_file():
-        return f"the kernels' sources are not at {SOURCES}"
+    if not (sources() / "build.py").is_file():
+        return f"the kernels' sources are not at {sources()}"
     return None if importlib.util.find_spec("ziglang") else "no compiler for the kernels"
 
 
 def _cached(target: str) -> Path:
     """Named by what goes into it: the sources and the compiler."""
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.rglob("*")):
-        if path.suffix in (".cc", ".h", ".py") and path.is_file():
-            digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes() + b"\0")
+    folder = sources()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".cc", ".h", ".py", ".txt") and path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         digest.update(importlib.metadata.version("ziglang").encode())
     return cache_dir() / "kernels" / f"{target}-{digest.hexdigest()[:32]}.so"
@@ -163,7 +174,16 @@ def _build(target: str, cached: Path, note: Callable[[str], None] | None) -> Non
         note(f"building the kernels for {target}")
     staging = cached.with_suffix(f".{os.getpid()}")
     done = subprocess.run(
-        [sys.executable, str(SOURCES / "build.py"), "--target", target, "--out", str(staging)],
+        [
+            sys.executable,
+            str(sources() / "build.py"),
+            "--target",
+            target,
+            "--out",
+            str(staging),
+            "--objects",
+            str(cached.parent / "objects"),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -135,6 +135,7 @@ class Collector:
         writer: takes every raw value as it arrives, and the record.
         plan: what the board was asked to do.
         watch: called with whatever arrives.
+        host_meters: meters on this machine were to be read, too.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Collector:
         writer: RunWriter,
         plan: Plan,
         watch: Watch | None = None,
+        host_meters: bool = False,
     ) -> None:
         wanted = {rail.name: rail for rail in session.board.rails}
         self._board = session.board.name
@@ -163,6 +165,7 @@ class Collector:
                 rail.update(stated.known())
         self._writer = writer
         self._watch = watch
+        self._asked_host_meters = host_meters
         self._replies: list[dict[str, Any]] = []
         self._before = 0  # restarts of the parts before this one
         self._windows_before = 0
@@ -219,11 +222,14 @@ class Collector:
         The outcome, after the last part; the record is complete with it.
 
         Args:
-            attached: the meters that hung on this machine, where there were any.
+            attached: the meters that hung on this machine; None where nobody read them to the end.
         """
         replies = self._replies
         hosted = attached.store(self._writer) if attached else []
-        self._meter_failed = self._meter_failed or (attached.failed if attached else None)
+        if attached is None and self._asked_host_meters:
+            self._meter_failed = f"the meters on this machine were not read on after the line to {self._board} broke"
+        elif attached:
+            self._meter_failed = self._meter_failed or attached.failed
         restarts = [restart for reply in replies for restart in reply["restarts"]]
         before, after = replies[0]["state_before"], replies[-1]["state_after"]
         latency = stats.summarize(self._writer.restarts("latency_ns"))
@@ -248,7 +254,7 @@ class Collector:
         late = [restart["late_starts"] for restart in restarts if "late_starts" in restart]
         measured = Measured(
             latency=latency,
-            verdict=verdicts.with_meters(verdicts.judge(latency, circumstances), effect),
+            verdict=verdicts.with_meters(verdicts.judge(latency, circumstances), effect, energy),
             energy=energy,
             unmetered=None if energy else _why_unmetered(self._board, self._listed, self._meter_failed),
             load_ns=restarts[0]["load_ns"],
@@ -330,7 +336,7 @@ def measure(
     with Attached(session) as attached:
         plan = _with_pauses(plan, listed, attached)
         collector = Collector(session, listed, writer, plan, watch)
-        writer.set(plan=asdict(plan))
+        writer.set(plan=asdict(plan), host_meters=[meter.name for meter in session.board.host_meters])
         _run(session, bundle, inputs, plan, writer, collector, subject)
     return collector.finish(attached)
 
@@ -477,7 +483,8 @@ def attach(
     with store.writer("measure", known) as writer:
         plan = spool["request"]["plan"]
         asked = Plan(**{key: plan[key] for key in Plan.__dataclass_fields__ if key in plan})
-        collector = Collector(session, listed, writer, asked, watch)
+        with_host_meters = bool(known.get("host_meters"))
+        collector = Collector(session, listed, writer, asked, watch, with_host_meters)
         decoder = Decoder()
         offset = 0
         while True:

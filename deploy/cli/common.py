@@ -43,11 +43,16 @@ def _complete_board(context: click.Context, parameter: click.Parameter, incomple
     return [name for name in names if name.startswith(incomplete)]
 
 
-def board_option(function: F) -> F:
+def board_name_option(function: F) -> F:
+    """`board_option` for a verb that has a `--strict` of its own."""
     return click.option(
         "--board", "-b", "board_name", default="local", show_default=True, metavar="NAME",
         shell_complete=_complete_board, help="Board of boards.yaml.",
-    )(strict_option(function))  # fmt: skip
+    )(function)  # fmt: skip
+
+
+def board_option(function: F) -> F:
+    return board_name_option(strict_option(function))
 
 
 def boards_option(function: F) -> F:
@@ -61,16 +66,21 @@ def boards_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
-def strict_option(function: F) -> F:
-    """For every verb that connects; `is_strict` says whether it was given."""
-    return click.option(
-        "--strict", is_flag=True, expose_value=False, envvar="DEPLOY_STRICT", callback=_set_strict,
-        help="Pin no host key: refuse a board that is met for the first time [$DEPLOY_STRICT].",
-    )(function)  # fmt: skip
-
-
 def _set_strict(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     context.meta["deploy.strict"] = context.meta.get("deploy.strict", False) or value
+
+
+def _host_key_option(*names: str) -> Callable[[F], F]:
+    return click.option(
+        *names, is_flag=True, expose_value=False, envvar="DEPLOY_STRICT", callback=_set_strict,
+        help="Pin no host key: refuse a board that is met for the first time [$DEPLOY_STRICT].",
+    )  # fmt: skip
+
+
+# For every verb that connects; `is_strict` says whether it was given.  Where `--strict` means something else already,
+# the long name alone is left.
+strict_option = _host_key_option("--strict-host-key", "--strict")
+strict_host_key_option = _host_key_option("--strict-host-key")
 
 
 def is_strict() -> bool:

@@ -31,4 +31,5 @@ def command(code: str | None, as_json: bool) -> None:
         return
     for entry in chosen:
         void = "  `deploy gate` does not decide on such a run." if entry.void else ""
+        void = "  `deploy gate` does not decide on such energy." if entry.void_energy else void
         common.show(f"{entry.code}\n  {entry.meaning}\n  {entry.remedy}{void}")

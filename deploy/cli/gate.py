@@ -77,10 +77,7 @@ def command(
     if max_slowdown is not None:
         checks.append(gate.check(compare.latency_effect(first, second), max_slowdown))
     if max_energy is not None:
-        effects = compare.energy_effects(first, second)
-        checks += [gate.check(effect, max_energy) for effect in effects]
-        if not effects:
-            checks.append(gate.Check("energy", gate.UNDECIDED, "no rail was measured in both runs"))
+        checks += gate.check_energy(compare.energy_effects(first, second), first, second, max_energy)
     outcome = gate.outcome(checks)
     if junit:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.results.compare import Effect
+from deploy.results.store import Run
 from deploy.results.verdicts import CODES
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
@@ -49,6 +50,33 @@ def check(effect: Effect, most: float) -> Check:
     if effect.low > 1:
         return Check(effect.quantity, FAILED, text)
     return Check(effect.quantity, UNDECIDED, f"{text}: too noisy to tell; more restarts tell")
+
+
+def check_energy(effects: Sequence[Effect], first: Run, second: Run, most: float) -> list[Check]:
+    """
+    Every rail that either run was to measure, against the limit.  What only one of them could measure decides nothing,
+    nor does energy that a code voids (`Code.void_energy`); windows that were rejected are named.
+    """
+    readings = [{entry["rail"]: entry for entry in run.record.get("energy") or ()} for run in (first, second)]
+    known = {effect.quantity.removeprefix("energy "): effect for effect in effects}
+    found = []
+    for rail in dict.fromkeys([*readings[0], *readings[1]]):
+        said, void = [], False
+        for run, mine in zip((first, second), readings, strict=True):
+            entry = mine.get(rail, {"reason": "not measured"})
+            codes = dict.fromkeys([*entry.get("codes", ()), *(run.record.get("verdict") or ())])
+            why = [code for code in codes if code in CODES and CODES[code].void_energy]
+            why = [entry["reason"]] if entry.get("reason") else why
+            void = void or bool(why)
+            why += [f"window {n} rejected ({' '.join(because)})" for n, because in entry.get("rejected", ())]
+            said += [f"{run.id}: {', '.join(why)}"] if why else []
+        if rail not in known:
+            found.append(Check(f"energy {rail}", UNDECIDED, "; ".join(said) or "modelled, or read from a stub"))
+            continue
+        judged = check(known[rail], most)
+        outcome = UNDECIDED if void else judged.outcome
+        found.append(Check(judged.name, outcome, "; ".join([judged.text, *said])))
+    return found or [Check("energy", UNDECIDED, "no rail was measured in either run")]
 
 
 def check_verdict(run: str, verdict: Sequence[str]) -> Check | None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.clock import Alignment
 from deploy.errors import StoreError
 from deploy.results.scatter import Point, pareto, points
 from deploy.results.store import Run, Store
@@ -153,9 +154,9 @@ def _plots(run: Run, others: Sequence[Run]) -> list[dict[str, str]]:
     if restarts:
         plots.append({"title": "Latency of every invocation", "svg": _over_time(restarts)})
         plots.append({"title": "Distribution", "svg": _histogram(np.concatenate(restarts))})
-    samples = run.array("sample_t_ns")
-    if len(samples):
-        plots.append({"title": "Power", "svg": _power(run)})
+    power = traces(run)
+    if power:
+        plots.append({"title": "Power", "svg": _power(run, power)})
     profiles = [each.record["profile"] for each in (run, *others) if each.record.get("profile")]
     if profiles:
         plots.append({"title": "Operators", "svg": _operators(profiles[0])})
@@ -199,21 +200,31 @@ def _histogram(latency: NDArray[Any]) -> str:
     return _svg(figure)
 
 
-def _power(run: Run) -> str:
+def traces(run: Run) -> list[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """Label, ns on the board's clock and W of every rail, of the board's meters and of those on the host."""
+    found = []
+    for prefix, rails in (("", "rails"), ("host_", "host_rails")):
+        t, rail, value = (run.array(f"{prefix}sample_{name}") for name in ("t_ns", "rail", "value"))
+        if prefix and len(t):
+            t = Alignment(**run.record["clock"]).to_board(t)
+        for i, described in enumerate(run.record.get(rails) or ()):
+            mine = rail == i
+            if not mine.any():
+                continue
+            t_ns, watts = t[mine], value[mine] / 1000
+            if described["quantity"] == "energy_uj":
+                watts = np.diff(value[mine]) / np.maximum(np.diff(t_ns), 1) * 1e3  # uJ per ns is kW
+                t_ns = t_ns[1:]
+            found.append((f"{described['name']} ({described['chip']})", t_ns, watts))
+    return [trace for trace in found if len(trace[1])]
+
+
+def _power(run: Run, shown: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> str:
     figure, axes = _figure()
-    t, rail, value = (run.array(name) for name in ("sample_t_ns", "sample_rail", "sample_value"))
-    begin = t.min()
-    for i, described in enumerate(run.record["rails"]):
-        mine = rail == i
-        if not mine.any():
-            continue
-        seconds, values = (t[mine] - begin) / 1e9, value[mine]
-        if described["quantity"] == "energy_uj":
-            watts = np.diff(values) / np.maximum(np.diff(t[mine]), 1) * 1e3  # uJ per ns is kW
-            seconds = seconds[1:]
-        else:
-            watts = values / 1000
-        axes.plot(seconds, watts, linewidth=0.8, label=f"{described['name']} ({described['chip']})")
+    begin = min(int(t_ns[0]) for _, t_ns, _ in shown)
+    for label, t_ns, watts in shown:
+        t_ns, watts = thinned(t_ns, watts)
+        axes.plot((t_ns - begin) / 1e9, watts, linewidth=0.8, label=label)
     for window in run.record.get("windows", ()):
         axes.axvspan((window["start_ns"] - begin) / 1e9, (window["end_ns"] - begin) / 1e9, alpha=0.15)
     for window in run.record.get("idle_windows", ()):
@@ -223,6 +234,19 @@ def _power(run: Run) -> str:
     axes.set_ylabel("power [W]")
     axes.legend(frameon=False, loc="upper right")
     return _svg(figure)
+
+
+def thinned(t_ns: NDArray[Any], watts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The least and the most of every stretch, so that peaks stay: a run of minutes has tens of thousands of samples."""
+    step = -(-2 * len(watts) // MOST_POINTS)
+    if step < 2:
+        return t_ns, watts
+    kept: list[int] = []
+    for at in range(0, len(watts), step):
+        part = watts[at : at + step]
+        kept += {at + int(part.argmin()), at + int(part.argmax())}
+    kept.sort()
+    return t_ns[kept], watts[kept]
 
 
 def _figure(height: float = 2.8) -> Any:

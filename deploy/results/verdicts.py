@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.results.energy import EnergyReading, NoEnergy
 from deploy.results.stats import LatencySummary
 from deploy.results.windows import MeterEffect
 
@@ -32,12 +33,14 @@ class Code:
         meaning: what was seen, in a sentence.
         remedy: what to do.
         void: the number says nothing about the board as it is meant to run: `deploy gate` does not decide on it.
+        void_energy: the same of energy alone; latency stands.
     """
 
     code: str
     meaning: str
     remedy: str
     void: bool = False
+    void_energy: bool = False
 
 
 CODES: dict[str, Code] = {
@@ -139,6 +142,7 @@ CODES: dict[str, Code] = {
             "meter-failed",
             "A meter stopped answering during the run.  The latencies are not touched by it.",
             "`deploy boards check` tells which meters answer.",
+            void_energy=True,
         ),
         Code(
             "meter-disturbs",
@@ -151,9 +155,17 @@ CODES: dict[str, Code] = {
             "A meter: `host_meters` of the board in boards.yaml, or one on the board.",
         ),
         Code(
+            "no-energy",
+            "There is a meter, and not one window of energy is sound.",
+            "`deploy runs show` says why.",
+            void_energy=True,
+        ),
+        Code(
             "few-windows",
             "Fewer than five windows of energy are sound.",
-            "`deploy runs show` says why the others are not; `--windows 7` takes more.",
+            "`deploy runs show` says why the others are not; `--windows 7` takes more, and bundles that take turns have "
+            "one in each: `--restarts 7`.",
+            void_energy=True,
         ),
         Code(
             "short-windows",
@@ -166,15 +178,22 @@ CODES: dict[str, Code] = {
             "Let the board warm up, or rest: `--idle SECONDS`.",
         ),
         Code(
+            "windows-disagree",
+            "The windows' net energies differ by more than 5 %, and their mean is no better known than its error says.",
+            "`--window SECONDS` longer; an idle board; for a sensor that looks at points in time, more averaging in it.",
+        ),
+        Code(
             "aliased",
             "The sensor looks at points in time, at a period that goes into that of an invocation: it meets the same "
             "phases of it again and again.",
             "More averaging in the sensor (`samples` of an ina3221), or another meter.",
+            void_energy=True,
         ),
         Code(
             "meter-gaps",
             "A rail gave nothing in more than one reading of a thousand.",
             "`deploy boards check` reads it; a bus that is too long or too fast loses bytes.",
+            void_energy=True,
         ),
         Code(
             "window-count",
@@ -220,11 +239,21 @@ CODES: dict[str, Code] = {
 }
 
 
-def with_meters(verdict: tuple[str, ...], effect: MeterEffect | None) -> tuple[str, ...]:
-    """The verdict, and what the meters did to the latencies."""
-    if effect is None or not effect.disturbs:
-        return verdict
-    return (*(code for code in verdict if code != OK), "meter-disturbs")
+def with_meters(
+    verdict: tuple[str, ...], effect: MeterEffect | None, energy: Sequence[EnergyReading | NoEnergy] = ()
+) -> tuple[str, ...]:
+    """
+    The verdict, with what the meters did to the latencies, and with what speaks against the energy: of the primary
+    reading, or of all where none is.  That energy is modelled was asked for, and stands beside it.
+    """
+    found = set(verdict) - {OK}
+    if effect is not None and effect.disturbs:
+        found.add("meter-disturbs")
+    primary = [entry for entry in energy if isinstance(entry, EnergyReading) and entry.primary]
+    for entry in primary or energy:
+        found.update(entry.codes if isinstance(entry, EnergyReading) else ("no-energy",))
+    found.discard("modelled")
+    return tuple(code for code in CODES if code in found) or (OK,)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Ssh:
             kind = key.get_name().removeprefix("ssh-")
             raise UnknownHostKey(
                 f"board {self._board!r} is not known yet ({self.description}): it shows {fingerprint(key)}, "
-                "and --strict pins nothing",
+                "and --strict-host-key pins nothing",
                 f"compare with `ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub` there; "
                 f"`deploy boards check {self._board}` pins it",
                 board=self._board,

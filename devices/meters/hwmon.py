@@ -9,6 +9,7 @@ The ABI's units: voltage mV, current mA, power uW.  Quirks that matter:
   ``samples``.  The averaging is an IIR, y += (x - y) / samples, and that product its time constant.
 * Through iio-hwmon a chip has the name of its device-tree node, often ``ina226``, and then in1 is the *shunt*, where
   the driver ina2xx of the same name has it in in0.  A native driver always has in0; voltages are used for checks only.
+* PMBus drivers of kernels before 5.10 give the same values for a second.
 * A regulator that is off may report 10 A at 0.1 V: a rail below `OFF_MV` is off, and gives nothing.
 """
 
@@ -27,6 +28,8 @@ from devices.meters.sysfs import Value, number, origin, text
 from devices.protocol.meter import Rail, Sample, Unreadable
 
 OFF_MV = 500
+PMBUS_CACHE_S = 1.0
+_PMBUS_UNCACHED = (5, 10)  # the first kernel whose PMBus drivers ask the chip each time
 # hwmon also carries the power estimates of graphics cards and batteries: not supply lines of a board.
 _POWER_CHIPS = re.compile(r"(ina2\d\d|irps5401|pmbus|ltc\d+|max\d+|tps\d+|isl\d+|adm\d+)(_.*)?")
 _DISAGREE = 0.5  # power, and voltage times current, read one after the other under a changing load
@@ -66,7 +69,7 @@ def find(root: Path) -> tuple[list[Hwmon], list[Unreadable]]:
         if name == "ina3221":
             rails = _ina3221(folder, unreadable)
         elif match := _POWER_CHIPS.fullmatch(name):
-            rails = _power_files(folder, match[1], unreadable)
+            rails = _power_files(folder, match[1], unreadable, _kernel(root) < _PMBUS_UNCACHED)
         else:
             continue
         if rails:
@@ -123,7 +126,15 @@ def _product(voltage: Value, current: Value) -> Read:
     return read
 
 
-def _power_files(folder: Path, chip: str, unreadable: list[Unreadable]) -> list[tuple[Rail, Read]]:
+def _kernel(root: Path) -> tuple[int, ...]:
+    """Version and patch level of the kernel; of one that does not say, the newest there can be."""
+    match = re.match(r"(\d+)\.(\d+)", text(root / "proc/sys/kernel/osrelease") or "")
+    return (int(match[1]), int(match[2])) if match else (99,)
+
+
+def _power_files(
+    folder: Path, chip: str, unreadable: list[Unreadable], cached_pmbus: bool
+) -> list[tuple[Rail, Read]]:
     interval_ms = number(folder / "update_interval")
     shunt_uohm = number(folder / "shunt_resistor")
     through_iio = is_iio(folder)
@@ -140,10 +151,13 @@ def _power_files(folder: Path, chip: str, unreadable: list[Unreadable]) -> list[
             unreadable.append(Unreadable(chip, str(path), why))
             continue
         bus_mv = number(volts) if volts is not None else None
+        period_s = interval_ms / 1000 if interval_ms else None
+        averaging = known.averaging if known and interval_ms else None
+        if cached_pmbus and _is_pmbus(label):
+            period_s, averaging = PMBUS_CACHE_S, "none"
         rail = Rail(
-            label or f"{chip}-{path.name.split('_')[0]}", chip, "rail", "power_mw",
-            interval_ms / 1000 if interval_ms else None, lsb=chips.lsb_mw(chip, shunt_uohm, bus_mv),
-            averaging=known.averaging if known and interval_ms else None, gain=chips.gain(chip),
+            label or f"{chip}-{path.name.split('_')[0]}", chip, "rail", "power_mw", period_s,
+            lsb=chips.lsb_mw(chip, shunt_uohm, bus_mv), averaging=averaging, gain=chips.gain(chip),
             offset_mw=chips.offset_mw(chip, shunt_uohm, bus_mv), origin=made,
         )  # fmt: skip
         # A regulator's outputs go off and on; the supply that an INA watches is the board's own.
@@ -151,9 +165,13 @@ def _power_files(folder: Path, chip: str, unreadable: list[Unreadable]) -> list[
     return rails
 
 
+def _is_pmbus(label: str | None) -> bool:
+    return label is not None and re.fullmatch(r"p(in|out)\d*", label) is not None
+
+
 def _companions(folder: Path, power: str, label: str | None, through_iio: bool) -> tuple[Path | None, Path | None]:
     """Voltage and current files of the line that a power file is of; None where it is not certain which they are."""
-    if label and label.startswith("p"):  # PMBus: pin, pout1, ... beside vin, vout1, ... and iin, iout1, ...
+    if label and _is_pmbus(label):  # pin, pout1, ... beside vin, vout1, ... and iin, iout1, ...
         files = {text(path): path for path in folder.glob("*_label")}
         found = [files.get(kind + label[1:]) for kind in ("v", "i")]
         inputs = [p.with_name(p.name.replace("_label", "_input")) if p else None for p in found]

@@ -3,6 +3,8 @@
 
 Nothing here passes or fails: a table says goal and result.  Where two things are compared they take turns, and the
 ratio is taken pair by pair, so that a machine that changes its speed changes both.
+
+``make bench ROWS="serial push"`` measures those groups alone; a name that is none is answered with the names there are.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +45,16 @@ MODELS = ("tiny_kws_dscnn_int8.tflite", "tiny_ic_resnet8_int8.tflite", "tiny_ad_
 
 
 def main() -> None:
+    unknown = set(sys.argv[1:]) - set(GROUPS)
+    if unknown:
+        sys.exit(f"no rows {', '.join(sorted(unknown))}: there are {', '.join(GROUPS)}")
+    chosen = [source for name, source in GROUPS.items() if name in sys.argv[1:] or len(sys.argv) == 1]
     console = Console(width=None if sys.stdout.isatty() else 150)
     table = Table(title=f"on {_cpu()}, Python {sys.version.split()[0]}", title_justify="left")
     for column in ("figure", "goal", "here", ""):
         table.add_column(column)
     with tempfile.TemporaryDirectory() as folder:
-        sources = (command_line, agent_size, local_round_trip, ssh_round_trip, push_benchmarks.figures)
-        rooms = (
-            delta.figures,
-            serial_benchmarks.figures,
-            energy.figures,
-            arm.figures,
-            measure_benchmarks.figures,
-            kernel_benchmarks.figures,
-            pruned_benchmarks.figures,
-        )
-        for source in (*sources, *rooms, overhead):
+        for source in chosen:
             for figure in source(Path(folder)):
                 console.print(f"  {figure.what}: {figure.result}", highlight=False)
                 table.add_row(
@@ -204,6 +200,23 @@ def _cpu() -> str:
     with tempfile.TemporaryDirectory() as folder, _session(Path(folder)) as session:
         identity = session.hello["identity"]
     return f"{identity.get('model') or identity.get('cpu')}, {identity['cpus']} CPUs"
+
+
+GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
+    "command": command_line,
+    "agent": agent_size,
+    "local": local_round_trip,
+    "ssh": ssh_round_trip,
+    "push": push_benchmarks.figures,
+    "delta": delta.figures,
+    "serial": serial_benchmarks.figures,
+    "energy": energy.figures,
+    "arm": arm.figures,
+    "measure": measure_benchmarks.figures,
+    "kernels": kernel_benchmarks.figures,
+    "pruned": pruned_benchmarks.figures,
+    "overhead": overhead,
+}
 
 
 if __name__ == "__main__":

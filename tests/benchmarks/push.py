@@ -40,7 +40,7 @@ BOARDS = 20
 
 
 def figures(folder: Path) -> Iterator[Figure]:
-    """The rows of issue 5 that SSH is about."""
+    """What SSH is about."""
     try:
         server = Sshd(folder / "push-sshd", sys.executable)
     except pytest.skip.Exception as error:

@@ -12,7 +12,7 @@ from scipy import stats as oracle
 
 from deploy.errors import StoreError
 from deploy.results.compare import ALIKE, Effect, are_paired, effect, energy_effects, latency_effect, unlike
-from deploy.results.gate import Check, check, check_verdict, junit, outcome
+from deploy.results.gate import Check, check, check_energy, check_verdict, junit, outcome
 from deploy.results.store import Run, Store
 
 A = np.array([100.0, 104.0, 98.0, 103.0, 101.0])
@@ -159,6 +159,39 @@ def test_a_limit_is_kept_when_that_is_shown_and_broken_when_it_is_worse_and_not_
     found: Effect, expected: str
 ) -> None:
     assert expected == check(found, 0.03).outcome
+
+
+@pytest.mark.parametrize(
+    ("entry", "verdict", "expected", "text"),
+    [
+        ({}, [], "passed", None),
+        ({"gross_uj": 150.0}, [], "failed", None),
+        # a window that was rejected is said, even where the others suffice
+        ({"rejected": [[2, ["window-throttled"]]]}, [], "passed", "window 2 rejected (window-throttled)"),
+        ({"codes": ["few-windows"]}, [], "undecided", "few-windows"),
+        ({"codes": ["short-windows"]}, [], "passed", None),
+        ({}, ["meter-failed"], "undecided", "meter-failed"),
+        ({"reason": "window-throttled", "gross_uj": None}, [], "undecided", "window-throttled"),
+        ({"rail": "other"}, [], "undecided", "not measured"),  # each rail in one of the runs alone
+        ({"source": "stub:ina3221@VDD_IN"}, [], "undecided", "modelled, or read from a stub"),
+    ],
+)  # fmt: skip
+def test_energy_passes_only_where_both_runs_measured_it_soundly(
+    store: Store, entry: dict[str, Any], verdict: list[str], expected: str, text: str | None
+) -> None:
+    first = run(store, energy=[ENERGY])
+    second = run(store, energy=[{**ENERGY, **entry}], verdict=verdict)
+
+    checks = check_energy(energy_effects(first, second), first, second, 0.1)
+
+    assert {expected} == {check.outcome for check in checks}
+    assert [(text or "limit") in check.text for check in checks] == [True] * len(checks)
+
+
+def test_runs_without_energy_decide_nothing_about_it(store: Store) -> None:
+    runs = run(store), run(store)
+
+    assert [Check("energy", "undecided", "no rail was measured in either run")] == check_energy([], *runs, 0.1)
 
 
 def test_one_failure_fails_and_one_doubt_is_a_doubt() -> None:

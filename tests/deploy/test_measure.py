@@ -6,14 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy.boards import Board, PowerPoint, Rail
+from deploy.boards import LOCAL, Board, PowerPoint, Rail
 from deploy.build import build
 from deploy.bundle import Bundle
 from deploy.errors import BadInput, ConfigError, NotOnBoard
@@ -23,7 +23,7 @@ from deploy.results.compare import are_paired
 from deploy.results.energy import EnergyReading
 from deploy.results.stats import summarize
 from deploy.results.store import Run, Store
-from deploy.session import Session
+from deploy.session import Session, connect
 from tests.models import elementwise
 
 Open = Callable[..., Session]
@@ -63,23 +63,29 @@ def meter(root: Path) -> None:
 
 
 class Supply:
-    """A package whose power is known: its counter grows by `power_mw`, about every millisecond, until it is closed."""
+    """
+    A package whose counter grows by `power_mw`, about every millisecond, until it is closed.
+
+    Attributes:
+        counted: ns of CLOCK_MONOTONIC and uJ, whenever it counted.
+    """
 
     def __init__(self, root: Path, power_mw: float) -> None:
         meter(root)
         self._root = root
-        self.power_mw = power_mw
+        self._power_mw = power_mw
+        self.counted = [(time.monotonic_ns(), 0.0)]
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        counted_uj, then = 0.0, time.monotonic()
+        began = self.counted[0][0]
         while not self._ends.wait(0.001):
-            now = time.monotonic()
-            counted_uj += self.power_mw * (now - then) * 1000
-            then = now
+            now = time.monotonic_ns()
+            counted_uj = self._power_mw * (now - began) / 1e6
             put(self._root, f"{PACKAGE}/energy_uj", f"{counted_uj:.0f}\n")
+            self.counted.append((now, counted_uj))
 
     def close(self) -> None:
         self._ends.set()
@@ -122,13 +128,53 @@ def run(
 
 Runs = Callable[..., tuple[Measured, Run]]
 
+
+@dataclass
+class Done:
+    """A measurement that several tests look at: what the host saw of it, its outcome, its record."""
+
+    seen: list[Seen]
+    measured: Measured
+    stored: Run
+
+
+def done(folder: Path, bundle: Bundle, plan: Plan, rails: tuple[Rail, ...] = ()) -> Done:
+    """Measure on a board of its own in `folder`, whose sensors are those of ``sysroot`` there."""
+    (folder / "sysroot").mkdir(exist_ok=True)
+    board = LOCAL.model_copy(update={"root": str(folder / "board"), "rails": rails})
+    store, seen = Store(folder / "results"), []
+    with connect(board, folder / "known_hosts", ["--sysroot", str(folder / "sysroot")]) as session:
+        push(session, bundle)
+        with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
+            measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum", seen.append)
+    return Done(seen, measured, store.get(writer.id))
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Done:
+    """Two restarts of 0.05 s, and no meter."""
+    return done(tmp_path_factory.mktemp("short"), bundle, SHORT)
+
+
+@pytest.fixture(scope="module")
+def metered(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[tuple[Done, Supply]]:
+    """One window of a board that draws 4 W all the time."""
+    folder = tmp_path_factory.mktemp("metered")
+    (folder / "sysroot").mkdir()
+    supply = Supply(folder / "sysroot", 4000)
+    plan = Plan(duration_s=0.05, restarts=1, warmup_max_s=0.1, idle_s=0.4, windows=1, window_s=0.8)
+    try:
+        yield done(folder, bundle, plan, (Rail(name="package-0", scope="board-dc"),)), supply
+    finally:
+        supply.close()
+
+
 # Latency
 
 
-def test_every_latency_that_is_summarized_is_stored(run: Runs) -> None:
-    seen: list[int] = []
-
-    measured, stored = run(progress=lambda what, latencies: seen.extend(latencies.tolist()))
+def test_every_latency_that_is_summarized_is_stored(short: Done) -> None:
+    measured, stored = short.measured, short.stored
+    seen = np.concatenate([each.latency_ns for each in short.seen]).tolist()
 
     restarts = stored.restarts("latency_ns")
     assert 2 == len(restarts) == len(measured.latency.restart_medians_ns)
@@ -138,8 +184,8 @@ def test_every_latency_that_is_summarized_is_stored(run: Runs) -> None:
     assert [len(r) for r in restarts] == [r["invocations"] for r in stored.record["restarts"]]
 
 
-def test_warm_up_is_kept_apart_and_not_counted(run: Runs) -> None:
-    measured, stored = run()
+def test_warm_up_is_kept_apart_and_not_counted(short: Done) -> None:
+    measured, stored = short.measured, short.stored
 
     warmups = stored.restarts("warmup_ns")
     assert [True, True] == [len(w) > 0 for w in warmups]
@@ -147,17 +193,16 @@ def test_warm_up_is_kept_apart_and_not_counted(run: Runs) -> None:
     assert {"warmup_ns.1", "warmup_ns.2", "latency_ns.1", "latency_ns.2"} == set(stored.record["arrays"])
 
 
-def test_the_latencies_of_a_window_fit_into_it(run: Runs) -> None:
+def test_the_latencies_of_a_window_fit_into_it(short: Done) -> None:
     """What is timed is the invocation alone: the sum cannot be more than the time that passed."""
-    _, stored = run()
-
+    stored = short.stored
     for restart, latencies in zip(stored.record["restarts"], stored.restarts("latency_ns"), strict=True):
         start, end = restart["window_ns"]
         assert 0 < latencies.sum() <= end - start
 
 
-def test_the_record_says_what_was_done_and_with_what(run: Runs) -> None:
-    measured, stored = run()
+def test_the_record_says_what_was_done_and_with_what(short: Done) -> None:
+    measured, stored = short.measured, short.stored
 
     record = stored.record
     assert ("complete", list(measured.verdict)) == (record["status"], record["verdict"])
@@ -198,7 +243,7 @@ def test_a_run_that_is_interrupted_keeps_the_restarts_that_were_done(run: Runs, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(Plan(duration_s=20, restarts=2, max_invocations=200, warmup_max_s=0.1), interrupt)
+        run(Plan(duration_s=20, restarts=2, max_invocations=200, warmup_max_s=0), interrupt)
 
     stored = store.get("last")
     assert ("incomplete", "interrupted (Ctrl-C)") == (stored.record["status"], stored.record["reason"])
@@ -209,53 +254,45 @@ def test_a_run_that_is_interrupted_keeps_the_restarts_that_were_done(run: Runs, 
 # Energy
 
 
-def test_energy_is_what_the_meter_counted_per_invocation_and_net_is_what_idle_does_not_explain(
-    run: Runs, supply: Supply
-) -> None:
-    """2 W when idle, 6 W while the model runs."""
+def test_energy_is_what_the_meter_counted_per_invocation(metered: tuple[Done, Supply]) -> None:
+    """What it counted between the window's edges is the truth, however late anybody was."""
+    (run, supply) = metered
+    stored = run.stored
 
-    def load(what: str, latencies: Any) -> None:
-        supply.power_mw = 6000 if what.startswith("window") else 2000
-
-    plan = Plan(
-        duration_s=0.1, restarts=1, max_invocations=10**9, warmup_max_s=0.1, idle_s=0.6, windows=1, window_s=1.5
-    )
-    measured, stored = run(plan, load, (Rail(name="package-0", scope="board-dc"),))
-
-    (found,) = measured.energy
+    (found,) = run.measured.energy
     (window,) = stored.record["windows"]
-    truth_uj = 6000 * (window["end_ns"] - window["start_ns"]) / 1e6 / window["invocations"]
+    counted_uj = np.interp([window["start_ns"], window["end_ns"]], *zip(*supply.counted, strict=True))
+    truth_uj = float(np.diff(counted_uj)[0]) / window["invocations"]
     assert isinstance(found, EnergyReading)
     assert ("package-0", "measured:rapl@package-0", "board-dc", None) == (
-        found.rail, found.source, found.scope, measured.unmetered
+        found.rail, found.source, found.scope, run.measured.unmetered
     )  # fmt: skip
-    assert pytest.approx(6000, rel=0.1) == found.active_mw
     assert pytest.approx(truth_uj, rel=0.1) == found.gross_uj
     assert found.idle_mw is not None and found.net_uj is not None
-    assert pytest.approx(2000, rel=0.15) == found.idle_mw
-    assert pytest.approx(truth_uj * 4 / 6, rel=0.1) == found.net_uj < found.gross_uj
+    assert abs(found.net_uj) < 0.2 * found.gross_uj  # it draws no more than when idle
     assert found.gross_u_uj is None  # one window says nothing of repetition
-    assert (True, True, ("few-windows", "short-windows")) == (found.guarded, found.primary, found.codes[:2])
+    assert (True, ("few-windows", "short-windows")) == (found.primary, found.codes[:2])
+    assert {"few-windows", "short-windows"} <= set(run.measured.verdict)
     assert window["invocations"] == len(stored.array("window_ns.1"))
-    assert stored.record["sampling"][0]["turns"] > 100
+    assert stored.record["sampling"][0]["turns"] > 10
     assert stored.record["meter_effect"] is not None
     assert found.gross_uj == stored.record["energy"][0]["gross_uj"]
     assert 2 == len(stored.record["idle_windows"])
 
 
-def test_every_sample_of_the_meter_is_stored(run: Runs, supply: Supply) -> None:
-    _, stored = run()
+def test_every_sample_of_the_meter_is_stored(metered: tuple[Done, Supply]) -> None:
+    stored = metered[0].stored
 
-    t, rail, value = (stored.array(name) for name in ("sample_t_ns", "sample_rail", "sample_value"))
-    assert len(t) == len(rail) == len(value) >= 10
+    t, rail, value = (stored.array(f"sample_{name}") for name in ("t_ns", "rail", "value"))
+    assert len(t) == len(rail) == len(value) == sum(len(each.samples) for each in metered[0].seen) >= 10
     assert (np.diff(t) > 0).all() and (np.diff(value) >= 0).all() and (rail == 0).all()
     window = stored.record["windows"][0]
     assert t[0] < window["start_ns"] < window["end_ns"] < t[-1]
     assert ["package-0"] == [r["name"] for r in stored.record["rails"]]
 
 
-def test_a_board_without_a_meter_says_so(run: Runs) -> None:
-    measured, stored = run()
+def test_a_board_without_a_meter_says_so(short: Done) -> None:
+    measured, stored = short.measured, short.stored
 
     assert ((), "no meter on local") == (measured.energy, measured.unmetered)
     assert ([], "no meter on local") == (stored.record["energy"], stored.record["unmetered"])
@@ -281,7 +318,7 @@ def test_a_meter_that_stops_answering_costs_the_energy_and_not_the_latencies(run
         if what == "window 1":
             (sysroot / PACKAGE / "energy_uj").unlink(missing_ok=True)
 
-    plan = Plan(duration_s=0.2, restarts=2, warmup_max_s=0.1, idle_s=0.2, windows=1, window_s=0.3)
+    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.2, windows=1, window_s=0.3)
     measured, stored = run(plan, unplug)
 
     assert "meter-failed" in measured.verdict
@@ -297,7 +334,7 @@ def test_a_window_in_which_the_board_throttled_does_not_count(run: Runs, supply:
         if what == "window 2":
             put(sysroot, THROTTLED, "20002\n")
 
-    plan = Plan(duration_s=0.1, restarts=1, warmup_max_s=0.1, idle_s=0.5, windows=2, window_s=0.8)
+    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=2, window_s=0.4)
     _, stored = run(plan, heat)
 
     (entry,) = stored.record["energy"]
@@ -310,7 +347,7 @@ def test_bundles_that_take_turns_have_one_window_in_each_turn(
 ) -> None:
     session = open_session(local, "--sysroot", str(sysroot))
     push(session, bundle)
-    plan = Plan(duration_s=0.1, restarts=1, warmup_max_s=0.1, idle_s=0.5, windows=5, window_s=0.8)
+    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=5, window_s=0.4)
     known = {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}
 
     with store.writer("measure", known) as first, store.writer("measure", known) as second:
@@ -416,10 +453,9 @@ def test_the_board_stops_when_the_median_is_known_as_precisely_as_asked(run: Run
     assert "imprecise" not in measured.verdict
 
 
-def test_the_boards_median_is_that_of_the_raw_values(run: Runs) -> None:
+def test_the_boards_median_is_that_of_the_raw_values(short: Done) -> None:
     """It decides with it; 0.1 % is what its histogram resolves."""
-    _, stored = run()
-
+    stored = short.stored
     for reply, latencies in zip(stored.record["restarts"], stored.restarts("latency_ns"), strict=True):
         assert pytest.approx(float(np.median(latencies)), rel=0.002) == reply["median_ns"]
 

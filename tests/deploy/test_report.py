@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.results.report import companions, render
+from deploy.results.report import MOST_POINTS, companions, render, thinned, traces
 from deploy.results.store import Run, Store
 from deploy.results.verdicts import CODES
 from tests.conftest import GOLDEN, require_or_skip
@@ -113,6 +113,34 @@ def test_power_is_plotted_where_there_are_samples(store: Store, quantity: str) -
     assert 3 == page.tags.count("svg")
     assert "VDD_IN (ina3221)" in page.text
     assert "off (ina3221)" not in page.text
+
+
+def test_power_of_a_meter_on_the_host_is_plotted_on_the_boards_clock(store: Store) -> None:
+    """Its samples carry the host's clock, ten seconds ahead of the board's; the window, the board's."""
+    rails = [{"name": "vin_12v", "chip": "psu", "quantity": "power_mw"}]
+    known = {"board": {"name": "pi"}, "bundle": {"name": "net", "digest": "ab"}, "deploy": "0.1.0"}
+    with store.writer("measure", {**known, "host_rails": rails}) as writer:
+        writer.append("host_sample_t_ns", 10_000_000_000 + np.arange(50) * 10_000_000, "ns, host's clock")
+        writer.append("host_sample_rail", np.zeros(50, np.int32), "index in host_rails")
+        writer.append("host_sample_value", np.linspace(1000, 3000, 50), "mW or uJ, see host_rails")
+        writer.set(clock={"origin_ns": 0, "offset_ns": -1e10, "drift": 0.0, "bound_ns": 1e5})
+        writer.set(windows=[{"start_ns": 100_000_000, "end_ns": 300_000_000, "invocations": 3}])
+    run = store.get(writer.id)
+
+    ((label, t_ns, watts),) = traces(run)
+    assert ("vin_12v (psu)", 0, 490_000_000) == (label, t_ns[0], t_ns[-1])
+    assert (1.0, 3.0) == (watts[0], watts[-1])
+    assert "vin_12v (psu)" in Page(render(run, SUMMARY, [])).text
+
+
+def test_a_long_trace_is_thinned_and_its_peaks_stay(store: Store) -> None:
+    watts = np.full(100_000, 2.0)
+    watts[77_777], watts[88_888] = 9.0, 0.5
+
+    t_ns, kept = thinned(np.arange(100_000), watts)
+
+    assert len(kept) <= MOST_POINTS
+    assert (9.0, 0.5, 77_777) == (kept.max(), kept.min(), t_ns[kept.argmax()])
 
 
 def test_a_run_that_broke_off_is_marked(store: Store) -> None:

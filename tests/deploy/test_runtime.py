@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.tags import Tag, cpython_tags
 
 from deploy.errors import RuntimeMissing
 from deploy.runtime import LOCK, _locked_for, _pack, _platforms, pack_for, pinned
@@ -72,6 +73,61 @@ def test_platforms_go_from_the_boards_own_c_library_down_to_the_oldest_of_the_wh
     assert expected[:-1] == _platforms(board("aarch64", "3.11.2", libc))[: len(expected) - 1]
     assert "manylinux2014_aarch64" == _platforms(board("aarch64", "3.11.2", libc))[-1]
     assert len(set(_platforms(board("aarch64", "3.11.2", libc)))) in (len(expected), len(expected) + 1)
+
+
+# What the package index offered when the lock was made: distribution, Pythons, platforms; for x86_64 as for aarch64.
+OFFERED = [
+    ("ai-edge-litert==2.1.0", ("3.9", "3.10", "3.11", "3.12", "3.13"), ("manylinux_2_27_aarch64",)),
+    ("ai-edge-litert==2.3.0", ("3.10", "3.11", "3.12", "3.13", "3.14"), ("manylinux_2_27_aarch64",)),
+    ("numpy==2.0.2", ("3.9", "3.10", "3.11", "3.12"), ("manylinux_2_17_aarch64", "manylinux2014_aarch64")),
+    ("numpy==2.2.6", ("3.10", "3.11", "3.12", "3.13"), ("manylinux_2_17_aarch64", "manylinux2014_aarch64")),
+    ("numpy==2.4.6", ("3.11", "3.12", "3.13", "3.14"), ("manylinux_2_27_aarch64", "manylinux_2_28_aarch64")),
+    ("numpy==2.5.5", ("3.12", "3.13", "3.14", "3.15"), ("manylinux_2_27_aarch64", "manylinux_2_28_aarch64")),
+    ("tflite-runtime==2.14.0", ("3.8", "3.9", "3.10", "3.11"), ("manylinux_2_34_armv7l",)),
+]
+
+
+def fitting(machine: str, python: str, libc: str) -> list[str]:
+    """Of the distributions that are pinned for a board, those of which a wheel fits it; the tags are packaging's."""
+    identity = board(machine, f"{python}.1", libc)
+    version = tuple(map(int, python.split(".")))
+    tags = set(cpython_tags(version, platforms=_platforms(identity)))
+    wheels = [
+        (name, Tag(f"cp{offered.replace('.', '')}", f"cp{offered.replace('.', '')}", platform))
+        for name, pythons, platforms in OFFERED
+        for offered in pythons
+        for platform in platforms
+        if name in pinned(identity)
+    ]
+    return sorted({name for name, tag in wheels if tag in tags})
+
+
+@pytest.mark.parametrize("libc", ["glibc 2.31", "glibc 2.35", "glibc 2.36"])  # Ubuntu 20.04, 22.04, Debian 12
+@pytest.mark.parametrize("python", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+def test_every_64_bit_arm_from_ubuntu_20_04_on_has_wheels_of_all_that_is_pinned_for_it(python: str, libc: str) -> None:
+    assert sorted(pinned(board("aarch64", f"{python}.1", libc))) == fitting("aarch64", python, libc)
+    assert 2 == len(fitting("aarch64", python, libc))
+
+
+@pytest.mark.parametrize(
+    ("python", "libc", "there"),
+    [
+        ("3.9", "glibc 2.31", False),  # Debian 11: the wheel wants 2.34
+        ("3.10", "glibc 2.35", True),  # PYNQ 3.0, which is an Ubuntu 22.04
+        ("3.11", "glibc 2.36", True),
+        ("3.12", "glibc 2.39", False),  # Ubuntu 24.04: nobody built it for a Python this new
+        ("3.13", "glibc 2.41", False),
+    ],
+)
+def test_a_32_bit_arm_has_a_wheel_for_glibc_2_34_to_python_3_11_alone(python: str, libc: str, there: bool) -> None:
+    assert (["tflite-runtime==2.14.0"] if there else []) == fitting("armv7l", python, libc)
+
+
+def test_the_offers_above_are_those_of_the_lock() -> None:
+    """Else they would tell of wheels that nobody is sent any more."""
+    assert {entry.split()[0] for entry in LOCK.read_text().splitlines() if "==" in entry.split(";")[0]} == {
+        name for name, _, _ in OFFERED
+    }
 
 
 # What is sent

@@ -159,7 +159,7 @@ def test_a_strict_host_pins_nothing_and_says_what_it_saw(sshd: Sshd, board: Boar
 
     where = f"ssh {sshd.user}@127.0.0.1:{sshd.port}"
     assert (
-        f"board 'pi' is not known yet ({where}): it shows ED25519 {sshd.fingerprint()}, and --strict pins nothing"
+        f"board 'pi' is not known yet ({where}): it shows ED25519 {sshd.fingerprint()}, and --strict-host-key pins nothing"
         == str(caught.value)
     )
     assert (
@@ -172,7 +172,7 @@ def test_a_strict_host_pins_nothing_and_says_what_it_saw(sshd: Sshd, board: Boar
         assert session.ping() > 0
 
 
-@pytest.mark.parametrize("how", ["--strict", "$DEPLOY_STRICT"])
+@pytest.mark.parametrize("how", ["--strict-host-key", "$DEPLOY_STRICT"])
 def test_every_verb_that_connects_can_be_strict(
     how: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,8 +181,8 @@ def test_every_verb_that_connects_can_be_strict(
         f"schema: 1\nboards:\n  pi: {{kind: generic, transport: {{kind: ssh, host: {ALIAS}}}, tags: [lab]}}\n"
     )
     shutil.copy(GOLDEN / "digits_int8.tflite", "d.tflite")
-    flag = ["--strict"]
-    if how != "--strict":
+    flag = [how]
+    if how.startswith("$"):
         monkeypatch.setenv("DEPLOY_STRICT", "1")
         flag = []
     for words in (

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.boards import Rail as StatedRail
 from deploy.results import modelled
+from deploy.results.energy import EnergyReading, NoEnergy
 from deploy.results.stats import summarize
 from deploy.results.verdicts import CODES, with_meters
 from deploy.results.windows import MeterEffect, meter_effect, objections, pause_s, sample_rate_hz
@@ -138,3 +139,27 @@ def test_a_models_error_is_that_of_predicting_a_point_from_the_others(
     points: list[tuple[int, float]], expected: float
 ) -> None:
     assert pytest.approx(expected) == modelled.error(points)
+
+
+def reading(rail: str, *codes: str, primary: bool = False) -> EnergyReading:
+    return EnergyReading(rail, f"measured:ina3221@{rail}", "module", 3.0, 1.0, 0.1, 0.1, 1.0, 2.0, 5, codes=codes,
+                         primary=primary)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("energy", "expected"),
+    [
+        ((reading("VDD_IN", primary=True),), ("drifting",)),
+        ((reading("VDD_IN", "aliased", "few-windows", primary=True),), ("drifting", "few-windows", "aliased")),
+        # the primary one speaks for the board; where there is none, all do
+        ((reading("VDD_IN", primary=True), reading("VDD_SOC", "aliased")), ("drifting",)),
+        ((reading("GPU"), reading("CPU", "meter-gaps")), ("drifting", "meter-gaps")),
+        ((NoEnergy("VDD_IN", "window-throttled"),), ("drifting", "no-energy")),
+        ((reading("cpu", "modelled"),), ("drifting",)),  # asked for, and said beside the number
+    ],
+)
+def test_what_speaks_against_the_energy_is_in_the_verdict(
+    energy: tuple[EnergyReading | NoEnergy, ...], expected: tuple[str, ...]
+) -> None:
+    assert expected == with_meters(("drifting",), None, energy)
+    assert (expected[1:] or ("ok",)) == with_meters(("ok",), None, energy)

@@ -237,3 +237,20 @@ def test_a_virtual_board_says_so_and_has_the_serial_number_of_its_tree(tmp_path:
     assert (True, "qemu 7.2 cortex-a72", "10000000a6d222b6") == (
         found["emulated"], found["emulator"], found["serial"]
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("brought", "fits"),
+    [
+        (("numpy", "ai_edge_litert"), True),
+        (("numpy", "tflite_runtime"), True),
+        (("ai_edge_litert",), False),
+        (("tflite_runtime",), True),  # 32-bit Arm, whose numpy is the board's own: that of this machine
+        (("numpy",), False),
+    ],
+)
+def test_a_runtime_that_was_brought_is_whole_or_missing(tmp_path: Path, brought: tuple[str, ...], fits: bool) -> None:
+    for name in brought:
+        (tmp_path / name).mkdir()
+
+    assert fits == facts.has_runtime(tmp_path)

@@ -292,6 +292,19 @@ def test_what_is_known_of_a_sensor_s_memory_and_errors_comes_with_its_rail(
     assert (lsb, offset_mw) == (pytest.approx(rail.lsb), pytest.approx(rail.offset_mw))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [("5.9.16-xilinx", (1.0, "none")), ("4.19.0", (1.0, "none")), ("5.10.0", (None, None)), (None, (None, None))],
+)
+def test_old_kernels_give_the_values_of_a_pmbus_chip_for_a_second(tmp_path, kernel, expected):
+    files = {"proc/sys/kernel/osrelease": f"{kernel}\n"} if kernel else {}
+    meters, _ = find(tree(tmp_path, {**trees.ZCU104, **files}))
+
+    known = {rail.name: (rail.update_period_s, rail.averaging) for rail in rails(meters)}
+    assert expected == known["pin"] == known["pout1"]
+    assert (None, None) == known["ina226-power1"]
+
+
 def test_power_that_is_not_voltage_times_current_is_not_believed(tmp_path):
     """A calibration register that nobody set, or a driver that knows another shunt."""
     root = tree(tmp_path, {**trees.INA226, f"{HWMON}/hwmon0/power1_input": "400000\n"})

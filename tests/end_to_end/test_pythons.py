@@ -13,6 +13,7 @@ import pytest
 from deploy import push, runtime
 from deploy.boards import Board
 from deploy.build import build
+from deploy.errors import NoPython
 from deploy.session import Session
 from tests.conftest import GOLDEN
 
@@ -22,10 +23,10 @@ _PLACES = [
 ]
 
 
-def _found() -> dict[str, str]:
+def _found(minors: range) -> dict[str, str]:
     """Version -> a Python of this machine without numpy."""
     found: dict[str, str] = {}
-    for minor in range(9, 15):
+    for minor in minors:
         for place in _PLACES:
             program = Path(place) / f"python3.{minor}"
             if f"3.{minor}" in found or not program.exists():
@@ -40,7 +41,8 @@ def _found() -> dict[str, str]:
     return found
 
 
-PYTHONS = _found()
+PYTHONS = _found(range(9, 15))
+OLD = _found(range(5, 9))  # Ubuntu 20.04 has 3.8, 18.04 has 3.6
 
 
 @pytest.mark.slow
@@ -57,3 +59,14 @@ def test_a_bare_python_gets_a_runtime_that_answers_bit_for_bit(
     assert session.hello["identity"]["python"].startswith(f"{version}.")
     assert pushed.verification is not None
     assert pushed.verification.exact
+
+
+@pytest.mark.skipif(not OLD, reason="needs a Python 3.5 to 3.8, as pyenv builds them")
+def test_a_python_that_is_too_old_is_refused_by_name(local: Board, open_session: Callable[..., Session]) -> None:
+    """The program that brings the agent must run there, to say so."""
+    for version, program in OLD.items():
+        with pytest.raises(NoPython) as caught:
+            open_session(local.model_copy(update={"python": program}))
+
+        assert f"board 'local' has Python {version}." in str(caught.value)
+        assert str(caught.value).endswith("; the agent needs 3.9 or newer")

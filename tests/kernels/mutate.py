@@ -149,7 +149,7 @@ def _sparsity(tree: schema.ModelT, rng: np.random.Generator) -> None:
                 if vector is not None and rng.random() < 0.6:
                     values = [int(v) for v in vector.values]
                     values[int(rng.integers(len(values)))] = _number(rng)
-                    vector.values = values if rng.random() < 0.7 else values[: int(rng.integers(1, len(values)))]
+                    vector.values = values if rng.random() < 0.7 else values[: int(rng.integers(1, len(values) + 1))]
     return None
 
 
