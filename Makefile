@@ -30,7 +30,7 @@ test: check
 	@$(PY) -m pytest -n 3
 
 test-hil: $(READY)
-	@DEPLOY_HIL=1 $(PY) -m pytest -n 2 -m qemu
+	@DEPLOY_HIL=1 $(PY) -m pytest -n 2 --dist loadgroup -m qemu
 
 format: $(READY)
 	@$(PY) -m ruff check --fix --quiet .

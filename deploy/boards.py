@@ -133,6 +133,27 @@ class SerialTransport(_Strict):
 Transport = Annotated[LocalTransport | SshTransport | SerialTransport, Field(discriminator="kind")]
 
 
+class VirtualPower(_Strict):
+    """A virtual board of this machine, whose QEMU is killed and started."""
+
+    kind: Literal["virtual"]
+    board: str = Field(description="its name, as `deploy virtual list` shows it")
+
+
+class CommandPower(_Strict):
+    """Programs that switch a socket, a port of a hub or a relay; run without a shell, beside boards.yaml."""
+
+    kind: Literal["command"]
+    on: str = Field(min_length=1)
+    off: str = Field(min_length=1)
+    cycle: str | None = Field(None, min_length=1, description="off and on again [`off`, two seconds, `on`]")
+
+
+Power = Annotated[VirtualPower | CommandPower, Field(discriminator="kind")]
+# What `kind` may say, by the key that it is in.
+_KINDS = {"transport": ("local", "ssh", "serial"), "power": ("virtual", "command")}
+
+
 class Board(_Strict):
     """One physical machine."""
 
@@ -149,6 +170,7 @@ class Board(_Strict):
     wired: tuple[Wired, ...] = ()
     host_meters: tuple[HostMeter, ...] = ()
     power_points: tuple[PowerPoint, ...] = Field((), description="for `--modelled`: one idle, and some that compute")
+    power: Power | None = Field(None, description="what switches its supply, for `deploy boards power`")
     tags: tuple[str, ...] = ()
     keep_releases: int = Field(5, ge=1, le=1000, description="of each bundle; older ones are removed after a push")
     public_key: str | None = Field(
@@ -390,9 +412,10 @@ def _problem(raw: Any, error: dict[str, Any], path: Path) -> str:
     if kind == "missing":
         return f"{path}:{line}: {subject} needs the key {error['loc'][-1]!r}"
     if kind == "union_tag_not_found":
-        return f"{path}:{line}: {subject} needs the key 'kind': local, ssh or serial"
+        *others, last = _KINDS[error["loc"][-1]]
+        return f"{path}:{line}: {subject} needs the key 'kind': {', '.join(others)} or {last}"
     if kind == "union_tag_invalid":
-        tags = ("local", "ssh", "serial")
+        tags = _KINDS[error["loc"][-1]]
         return f"{path}:{line}: {subject}.kind is {context['tag']!r}{nearest(context['tag'], tags)}"
     value = error.get("input")
     shown_value = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""

@@ -192,6 +192,10 @@ class ToolMissing(VirtualError):
     pass
 
 
+class PowerError(DeployError):
+    pass
+
+
 class CountError(DeployError):
     pass
 

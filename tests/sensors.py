@@ -27,6 +27,7 @@ class Sensor:
         kind: ``box`` of `period_s`; ``iir`` over `averages` cycles of an INA3221.
         lsb_mw: 0 for one that does not round.
         noise_mw: standard deviation of each of its conversions.
+        cycle_error: how far its own clock may be off, as a share.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Sensor:
     noise_mw: float = 0.0
     gain: float = 0.0
     offset_mw: float = 0.0
+    cycle_error: float = 0.01
 
     @property
     def rail(self) -> Rail:
@@ -104,7 +106,7 @@ def schedule(sensor: Sensor, count: int, window_s: float, idle_s: float) -> tupl
 
 def look(sensor: Sensor, load: Load, end_s: float, rng: np.random.Generator, rate_hz: float = 100.0) -> RailSamples:
     """What a sampler with jitter reads from the sensor between 0 and `end_s`."""
-    cycle_s = sensor.period_s * rng.uniform(0.99, 1.01)
+    cycle_s = sensor.period_s * (1 + sensor.cycle_error * rng.uniform(-1, 1))
     ends = np.arange(-20.0 * max(1.0, sensor.averages * cycle_s), end_s + cycle_s, cycle_s) + rng.uniform(0, cycle_s)
     shown = (load.total_mj(ends) - load.total_mj(ends - cycle_s)) / cycle_s
     if sensor.kind == "iir":

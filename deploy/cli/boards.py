@@ -11,6 +11,7 @@ from deploy.cli import common
 
 if TYPE_CHECKING:
     from deploy.boards import Board, Registry
+    from deploy.power import Action
 
 
 @click.group(
@@ -292,6 +293,28 @@ def trust(boards_file: str | None, name: str, replace: bool, as_json: bool) -> N
         common.show_json({"board": name, "key": pinned["key"], "new": pinned["new"]})
     else:
         common.show(f"{name}: runs what {pinned['key']} has signed{'' if pinned['new'] else ', as before'}")
+
+
+@command.command(
+    "power",
+    help="""
+    Switch the supply of the board NAME by what `power:` of boards.yaml names, a virtual board's without it.  The board
+    is not asked first: what is not yet on its disk is lost.
+    """
+    + common.example("deploy boards power pi4 cycle"),
+)
+@click.argument("name")
+@click.argument("action", type=click.Choice(["on", "off", "cycle"]))
+@click.pass_obj
+def power(boards_file: str | None, name: str, action: Action) -> None:
+    from deploy.power import switch
+
+    registry = common.registry(boards_file)
+    folder = registry.path.resolve().parent if registry.path else Path.cwd()
+    with common.progress_bar(name) as bar:
+        bar.note(f"power {action}")
+        switch(registry[name], action, folder)
+    common.show(f"{name}: {'off and on again' if action == 'cycle' else action}")
 
 
 def _where(board: Board) -> str:

@@ -31,8 +31,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def example(*lines: str) -> str:
-    """The end of a verb's help."""
-    return "\n\n\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+    """The end of a verb's help, indented as the text before it is, which click takes away from both."""
+    return "\n".join(["\n", "    \b", "    Example:", *(f"      {line}" for line in lines)])
 
 
 def _complete_board(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -230,7 +230,7 @@ def show(board: str, bundle: str, measured: Any) -> None:
     if measured.verdict != ("ok",):
         common.show(f"`deploy explain {measured.verdict[0]}` says what that means and what to do")
     for line in energy_lines(measured.energy, measured.unmetered):
-        common.show(f"energy: {line}")
+        common.show("energy: " + line.replace("; ", "\n        "))
 
 
 def tail(latency: Any) -> str:

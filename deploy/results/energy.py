@@ -38,7 +38,7 @@ DRIFTS = 0.03  # of the idle power, from before a window to after it
 SETTLED = 7.0  # time constants that an IIR is given to forget: a thousandth is left
 LOST = 1e-3  # of all readings
 ALIASED = 0.02  # a sensor's period over an invocation's, this near to a simple ratio
-DISAGREE = 0.05  # of the net energy, from the least window to the most
+DISAGREE, DISAGREE_GROSS = 0.05, 0.01  # of net and of gross energy, from the least window to the most
 
 Array = NDArray[np.float64]
 Times = NDArray[np.int64]
@@ -464,7 +464,7 @@ def _reading(parts: Sequence[Part], windows: Sequence[Window], scope: str | None
         unstated=unstated,
         guarded=guarded,
         rejected=tuple(rejected),
-        codes=_codes(parts, used, net),
+        codes=_codes(parts, used, gross, net),
     )
 
 
@@ -551,7 +551,7 @@ def _expanded(budget: dict[str, float]) -> float:
     return 2 * float(np.sqrt(sum(u**2 for u in budget.values())))
 
 
-def _codes(parts: Sequence[Part], used: Sequence[Sequence[_Used]], net: Array | None) -> tuple[str, ...]:
+def _codes(parts: Sequence[Part], used: Sequence[Sequence[_Used]], gross: Array, net: Array | None) -> tuple[str, ...]:
     """What speaks against a reading whose windows are sound, one by one."""
     codes = []
     if len(used) < FEW_WINDOWS:
@@ -560,7 +560,8 @@ def _codes(parts: Sequence[Part], used: Sequence[Sequence[_Used]], net: Array | 
         codes.append("short-windows")
     if any(entry.drift > DRIFTS for row in used for entry in row):
         codes.append("idle-drifts")
-    if net is not None and np.ptp(net) > DISAGREE * abs(net.mean()):
+    # A model that adds next to nothing to the idle power is lost in its noise: that is no disagreement.
+    if net is not None and np.ptp(net) > max(DISAGREE * abs(net.mean()), DISAGREE_GROSS * abs(gross.mean())):
         codes.append("windows-disagree")
     window = used[0][0].window
     each_s = window.seconds / max(window.invocations, 1)
@@ -576,9 +577,9 @@ def is_aliased(rail: Rail, invocation_s: float) -> bool:
     Whether a sensor that looks at points in time, at a period of its own, meets the same phases of each invocation
     again and again; jittered reading does not cure that.
 
-    Its period over an invocation's is then k/m for a small m.  Larger m cannot be told from the sensor's nominal period:
-    there each window begins at another phase, and what they differ by is in the uncertainty.  Invocations much shorter than the period (a sixth: of
-    6.6 ms an ina3221 looks for 1.1 ms) are averaged by the look itself.
+    Its period over an invocation's is then k/m for a small m.  Larger m cannot be told from the sensor's nominal
+    period: there each window begins at another phase, and what they differ by is in the uncertainty.  Invocations much
+    shorter than the period (a sixth: of 6.6 ms an ina3221 looks for 1.1 ms) are averaged by the look itself.
     """
     if rail.averaging != "none" or not rail.update_period_s or invocation_s < rail.update_period_s / 6:
         return False

@@ -237,7 +237,7 @@ def _power(run: Run, shown: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) ->
 
 
 def thinned(t_ns: NDArray[Any], watts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The least and the most of every stretch, so that peaks stay: a run of minutes has tens of thousands of samples."""
+    """The least and the most of every stretch, so that peaks stay: a run has tens of thousands of samples."""
     step = -(-2 * len(watts) // MOST_POINTS)
     if step < 2:
         return t_ns, watts

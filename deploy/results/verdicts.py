@@ -163,8 +163,8 @@ CODES: dict[str, Code] = {
         Code(
             "few-windows",
             "Fewer than five windows of energy are sound.",
-            "`deploy runs show` says why the others are not; `--windows 7` takes more, and bundles that take turns have "
-            "one in each: `--restarts 7`.",
+            "`deploy runs show` says why the others are not; `--windows 7` takes more, and of bundles that take turns, "
+            "which have one in each, `--restarts 7`.",
             void_energy=True,
         ),
         Code(
@@ -180,7 +180,7 @@ CODES: dict[str, Code] = {
         Code(
             "windows-disagree",
             "The windows' net energies differ by more than 5 %, and their mean is no better known than its error says.",
-            "`--window SECONDS` longer; an idle board; for a sensor that looks at points in time, more averaging in it.",
+            "`--window SECONDS` longer, and an idle board; of a sensor that looks at points in time, more averaging.",
         ),
         Code(
             "aliased",

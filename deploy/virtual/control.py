@@ -278,6 +278,7 @@ def _describe(
     common = {
         "kind": kind.board_kind,
         "virtual": machine.emulator(kind),
+        "power": {"kind": "virtual", "board": name},
         "cpu": {"arch": {"arm64": "aarch64", "armhf": "armv7l"}[kind.arch], "cores": cores},
     }
     ssh = {

@@ -132,9 +132,7 @@ def _kernel(root: Path) -> tuple[int, ...]:
     return (int(match[1]), int(match[2])) if match else (99,)
 
 
-def _power_files(
-    folder: Path, chip: str, unreadable: list[Unreadable], cached_pmbus: bool
-) -> list[tuple[Rail, Read]]:
+def _power_files(folder: Path, chip: str, unreadable: list[Unreadable], cached_pmbus: bool) -> list[tuple[Rail, Read]]:
     interval_ms = number(folder / "update_interval")
     shunt_uohm = number(folder / "shunt_resistor")
     through_iio = is_iio(folder)

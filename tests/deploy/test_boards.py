@@ -78,6 +78,8 @@ def test_the_boards_that_the_shipped_file_shows_in_comments_are_valid() -> None:
          "boards.yaml:5: boards.pi.transport.kind is 'shh'; did you mean 'ssh'?"),
         ("kind: jetson\ntransport: {kind: usb}",
          "boards.yaml:5: boards.pi.transport.kind is 'usb'; there is 'local', 'ssh', 'serial'"),
+        ("kind: jetson\ntransport: {kind: local}\npower: {kind: virtuall, board: pi4}",
+         "boards.yaml:6: boards.pi.power.kind is 'virtuall'; did you mean 'virtual'?"),
         ("kind: raspberry\ntransport: {kind: local}",
          "boards.yaml:4: boards.pi.kind is 'raspberry'; did you mean 'raspberry-pi'?"),
         ("kind: jetson\ntransport: {kind: local}\ncpu: {arch: riscv64}",

@@ -170,6 +170,26 @@ def test_idle_power_is_weighed_by_the_time_it_was_seen() -> None:
     assert pytest.approx(1750) == found.idle_mw
 
 
+def test_windows_that_differ_say_so_unless_the_model_takes_next_to_nothing() -> None:
+    """Windows of 4 W and 4.5 W over 2 W of idle; then of 2.00 W and 2.01 W."""
+
+    def codes(*powers_mw: float) -> tuple[str, ...]:
+        t = np.arange(0, 40_000, 10) * 1_000_000
+        values = np.full(len(t), 2000.0)
+        windows = [Window(int(s * 1e9), int((s + 5) * 1e9), 10) for s in (5, 15, 25)]
+        for window, power_mw in zip(windows, powers_mw, strict=True):
+            values[(t >= window.start_ns) & (t <= window.end_ns)] = power_mw
+        idle = [Window(int(s * 1e9), int((s + 5) * 1e9), 0) for s in (0, 10, 20, 30)]
+        rail = Rail("VDD_IN", "ina226", "module", "power_mw", 0.035)
+        found = per_invocation(RailSamples(rail, t, values), windows, idle)
+        assert isinstance(found, EnergyReading)
+        return found.codes
+
+    assert "windows-disagree" in codes(4000, 4500, 4000)
+    assert "windows-disagree" not in codes(4000, 4050, 4000)
+    assert "windows-disagree" not in codes(2000, 2010, 2000)
+
+
 def test_a_net_below_zero_stays_below_zero() -> None:
     """A board that drew more when it was idle: worth seeing, and no reason to invent a zero."""
     found = reading(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from deploy.boards import Board, HostMeter
+from deploy.boards import LOCAL, Board, HostMeter
 from deploy.build import build
 from deploy.errors import MeterError
-from deploy.measure import Plan, measure
+from deploy.measure import Collector, Plan, measure
 from deploy.meters import close_meters, joulescope, open_meters, ppk2
 from deploy.meters.attached import describe
 from deploy.push import push
@@ -301,3 +303,22 @@ def test_a_board_without_a_meter_is_measured_by_one_on_this_machine(
     assert "host" == stored.record["host_rails"][0]["clock"]
     assert len(stored.array("host_sample_t_ns")) == len(stored.array("host_sample_value")) >= 10
     assert measured.unmetered is None
+
+
+def test_a_run_that_is_fetched_later_says_that_meters_on_the_host_were_not_read_to_the_end(tmp_path: Path) -> None:
+    """The board went on alone: its windows are there, and nobody on this side saw what they took."""
+    session: Any = SimpleNamespace(board=LOCAL, hello={"identity": {}})
+    restart = {"steady": True, "invocations": 3, "load_ns": 1, "first_ns": 1, "clock_overhead_ns": 40}
+    reply = {
+        "restarts": [restart], "state_before": {}, "state_after": {}, "runtime": "x", "events": {"lost": 0},
+        "idle_ns": [[0, 5], [9, 14]], "windows": [{"window_ns": [5, 9], "invocations": 3}],
+    }  # fmt: skip
+    store = Store(tmp_path / "results")
+    with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
+        collector = Collector(session, {"rails": [], "unreadable": []}, writer, Plan(), host_meters=True)
+        collector({"restart": 1, "phase": "measure"}, np.arange(1, 4, dtype="<i8").tobytes())
+        collector.part(reply)
+        measured = collector.finish()
+
+    assert "the meters on this machine were not read on after the line to local broke" == measured.unmetered
+    assert "meter-failed" in measured.verdict and () == measured.energy

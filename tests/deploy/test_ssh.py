@@ -159,8 +159,8 @@ def test_a_strict_host_pins_nothing_and_says_what_it_saw(sshd: Sshd, board: Boar
 
     where = f"ssh {sshd.user}@127.0.0.1:{sshd.port}"
     assert (
-        f"board 'pi' is not known yet ({where}): it shows ED25519 {sshd.fingerprint()}, and --strict-host-key pins nothing"
-        == str(caught.value)
+        f"board 'pi' is not known yet ({where}): it shows ED25519 {sshd.fingerprint()}, "
+        "and --strict-host-key pins nothing" == str(caught.value)
     )
     assert (
         "compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there; `deploy boards check pi` pins it"

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from deploy import boards
 from deploy.cli import cli, execute
 from deploy.errors import ConfigError, ToolMissing, UnknownBoard, UsageError, VirtualError
+from deploy.power import switch
 from deploy.virtual import control, fdt, image, initramfs, machine, packages
 from deploy.virtual.extras import Extras, File
 from deploy.virtual.image import Image
@@ -208,6 +209,19 @@ def test_power_cut_hang_and_reset_do_what_they_say(bring: Callable[..., Host]) -
     assert "running" == control.ask("pi4", "power-on")["state"]
     assert "running" == control.ask("pi4", "reset")["state"]
     assert 2 == place.console_log.read_text().count("Booting Linux")
+
+
+def test_power_of_boards_yaml_may_be_that_of_a_virtual_board(bring: Callable[..., Host], tmp_path: Path) -> None:
+    bring("pi4")
+    entry = {"kind": "generic", "transport": {"kind": "local"}, "power": {"kind": "virtual", "board": "pi4"}}
+    board = boards.Board.model_validate(entry)
+
+    switch(board, "off", tmp_path)
+    assert "off" == control.status()[0].state
+    switch(board, "on", tmp_path)
+    assert "running" == control.status()[0].state
+    switch(board, "cycle", tmp_path)
+    assert "running" == control.status()[0].state
 
 
 def test_control_commands_come_back_with_what_they_said(bring: Callable[..., Host]) -> None:

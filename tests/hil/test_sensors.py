@@ -28,7 +28,8 @@ from devices.protocol.meter import Rail
 from tests.conftest import ROOT, need_tool
 from tests.test_layers import HOME
 
-pytestmark = pytest.mark.qemu
+# One worker: its guests are shared.
+pytestmark = [pytest.mark.qemu, pytest.mark.xdist_group("sensors")]
 
 IDLE_S, BUSY_S = 1.0, 10.0
 TILE_NS = 250_000_000

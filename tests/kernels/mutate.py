@@ -146,7 +146,7 @@ def _sparsity(tree: schema.ModelT, rng: np.random.Generator) -> None:
     else:
         for metadata in sparsity.dimMetadata:
             for vector in (metadata.arraySegments, metadata.arrayIndices):
-                if vector is not None and rng.random() < 0.6:
+                if vector is not None and len(vector.values) and rng.random() < 0.6:
                     values = [int(v) for v in vector.values]
                     values[int(rng.integers(len(values)))] = _number(rng)
                     vector.values = values if rng.random() < 0.7 else values[: int(rng.integers(1, len(values) + 1))]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,11 @@ for family in ("w8", "w4", "w2", "binary", "tile8", "tile4", "block8"):
 
 
 @pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def sanitized(built: Callable[..., Path]) -> tuple[Path, dict[str, str]]:
     """The library and the environment that it needs: the sanitizers come in before Python does."""
     compiler = os.environ.get("CXX", "g++")
     require_or_skip(shutil.which(compiler) is not None, f"needs {compiler}: `sudo apt install g++`, or set $CXX")
-    path = tmp_path_factory.mktemp("sanitized") / "libdeploy_kernels.so"
-    words = [sys.executable, str(ROOT / "kernels" / "build.py"), "--sanitize", "--out", str(path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    path = built("--sanitize")
     found = [
         subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libubsan.so")
