@@ -34,7 +34,10 @@ class Verification:
         differing: values that are not bit-equal.
         largest_steps: of integer outputs; 0 where all are equal.
         largest_relative: of floating-point outputs.
+        off_by_one: integer values that differ by exactly one step, as two correct roundings may.
         runtime_board, runtime_golden: what answered, and what made the golden vectors.
+        kernels: how our kernels were used there: "auto", "reference" or "off".
+        kernels_ran: node kinds and the variants of ours that computed them, as in ``CONV_2D conv_w4_...``, each once.
         passed: bit-exact, or within what different runtimes may do (`INTEGER_STEPS`, `FLOAT_RELATIVE`).
         outputs: the comparison of every output, over all vectors, as the board sent it; `vector` is the first that
             differs.
@@ -49,6 +52,17 @@ class Verification:
     runtime_golden: str
     passed: bool
     outputs: tuple[dict[str, Any], ...]
+    off_by_one: int = 0
+    kernels: str = "off"
+    kernels_ran: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """What computed the answers that were compared."""
+        if self.kernels == "off":
+            return f"{self.runtime_board}, our kernels off"
+        ran = ", ".join(self.kernels_ran) or "no node"
+        return f"{self.runtime_board}, our kernels {self.kernels}: {ran}"
 
     @property
     def exact(self) -> bool:
@@ -62,10 +76,12 @@ class Verification:
         by = []
         if self.largest_steps:
             by.append(f"at most {self.largest_steps} step{'s' if self.largest_steps > 1 else ''}")
+            if self.largest_steps > 1 and self.off_by_one:
+                by[-1] += f" ({self.off_by_one} by one)"
         if self.largest_relative:
             by.append(f"at most {self.largest_relative:.1e} of the largest value")
         how = f", by {' and '.join(by)}" if by else ""
-        against = f"; {self.runtime_board} there, {self.runtime_golden} made them"
+        against = f"; made by {self.runtime_golden}, answered by {self.path}"
         return f"{self.differing} of {self.elements} golden values differ{how}{against}"
 
 
@@ -116,12 +132,27 @@ def _run(
     limits: dict[str, Any] = {} if limit_s is None else {"limit_s": limit_s}
     compared = session.request("model.verify", bundle=digest, subject=name, **limits).header["compared"]
     inference.unload(session, name)
-    return judge(compared, int(golden.get("vectors", 0)), model.runtime, str(golden.get("runtime")))
+    ran = {f"{node['op']} {node['kernel']}" for node in model.kernels or () if node["kernel"] not in (None, "none")}
+    return judge(
+        compared,
+        int(golden.get("vectors", 0)),
+        model.runtime,
+        str(golden.get("runtime")),
+        session.kernels.mode,
+        tuple(sorted(ran)),
+    )
 
 
-def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runtime_golden: str) -> Verification:
+def judge(
+    compared: list[dict[str, Any]],
+    vectors: int,
+    runtime_board: str,
+    runtime_golden: str,
+    kernels: str = "off",
+    kernels_ran: tuple[str, ...] = (),
+) -> Verification:
     """Make one verdict of the comparisons (see `devices.runner._compare`) of every output, over all vectors."""
-    steps, relative, passed = 0, 0.0, True
+    steps, relative, passed, off_by_one = 0, 0.0, True, 0
     for entry in compared:
         if not entry["differing"]:
             continue
@@ -132,6 +163,7 @@ def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runt
             relative = max(relative, entry["relative"])
         else:
             steps = max(steps, int(largest))
+            off_by_one += entry["off_by_one"]
             passed = passed and entry["dtype"] in _QUANTIZED
     passed = passed and steps <= INTEGER_STEPS and relative <= FLOAT_RELATIVE
     return Verification(
@@ -144,4 +176,7 @@ def judge(compared: list[dict[str, Any]], vectors: int, runtime_board: str, runt
         runtime_golden,
         passed,
         tuple(compared),
+        off_by_one,
+        kernels,
+        kernels_ran,
     )

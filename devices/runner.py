@@ -421,6 +421,8 @@ def _compare(expected: Any, actual: Any) -> dict[str, Any]:
         with np.errstate(invalid="ignore"):  # infinity less infinity
             distance = np.abs(expected.astype(wide) - actual.astype(wide))
         entry["largest"] = float(np.nanmax(distance)) if not np.isnan(distance).all() else None
+        if expected.dtype.kind not in "fc":
+            entry["off_by_one"] = int((distance == 1).sum())
         # Of the finite values: beside an infinite one every distance would look small.
         sizes = np.abs(expected.astype(wide))
         magnitude = float(sizes[np.isfinite(sizes)].max(initial=0.0))
@@ -435,7 +437,7 @@ def _compare(expected: Any, actual: Any) -> dict[str, Any]:
 def _merge(total: dict[str, Any], entry: dict[str, Any]) -> None:
     """Add the comparison of one vector to that of the output; `vector` and `shape` stay those of the first."""
     for key, value in entry.items():
-        if key in ("elements", "differing"):
+        if key in ("elements", "differing", "off_by_one"):
             total[key] = total.get(key, 0) + value
         elif key in ("largest", "relative"):
             # None is worse than any number: there is no distance to speak of.

@@ -59,6 +59,6 @@ def command(
         return 0 if good else 1
     if not good:
         raise GoldenMismatch(f"{bundle.name} on {board_name}: {result.summary}", f"stored as {writer.id}")
-    common.show(f"{bundle.name} on {board_name}: {result.summary}, by {result.runtime_board}")
+    common.show(f"{bundle.name} on {board_name}: {result.summary}" + (f", by {result.path}" if result.exact else ""))
     common.show(f"stored: {writer.id}")
     return 0

@@ -83,66 +83,87 @@ inline uint32x4_t sum_bytes(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t
 #endif
 }
 
+/// The same where every four bytes add up to less than 256.
+inline uint32x4_t sum_few(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
+#if defined(__aarch64__)
+  return vpaddlq_u16(vpaddlq_u8(vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d))));
+#else
+  return sum_bytes(a, b, c, d);
+#endif
+}
+
 /// Counts differing bits of kRows rows and 4 columns.
 template <size_t kMax>
 struct BitCore {
   static constexpr size_t kMaxRows = kMax;
   static constexpr size_t kColumns = 4;
-  static constexpr size_t kSteps = 31;  ///< steps of at most 8 that fit a byte.
+  static constexpr size_t kSteps = 31;     ///< steps of at most 8 that fit a byte.
+  static constexpr size_t kFewSteps = 7;   ///< steps of which four bytes together fit one.
 
-  /// counts[row * stride + column] = bits in which 16 * steps bytes of a row differ from the column's; rows lie
+  /// counts[row * stride + column] = bits in which 16 * steps > 0 bytes of a row differ from the column's; rows lie
   /// kRowBytes apart.
   template <size_t kRows, size_t kRowBytes>
-  static void run(const uint8_t* rows, size_t steps, const uint8_t* weights, uint32_t* counts, size_t stride) {
+  static __attribute__((always_inline)) inline void run(const uint8_t* rows, size_t steps, const uint8_t* weights, uint32_t* counts, size_t stride) {
     for (bool add = false; !add || steps > 0; add = true) {
       const size_t now = steps < kSteps ? steps : kSteps;
       steps -= now;
-      uint8x16_t sum[kRows][4];
-      zero<kRows>(sum);
+      uint8x16_t sum[kRows][4], begin[kRows];
+#pragma GCC unroll 8
+      for (size_t r = 0; r < kRows; ++r) begin[r] = vld1q_u8(rows + r * kRowBytes);
+      add_differences<kRows, true>(begin, weights, sum);
+      weights += 64;
+      rows += 16;
 #pragma GCC unroll 1
-      for (size_t pair = now / 2; pair > 0; --pair) {
+      for (size_t pair = (now - 1) / 2; pair > 0; --pair) {
         uint8x16_t first[kRows], second[kRows];
 #pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r) {
           first[r] = vld1q_u8(rows + r * kRowBytes);
           second[r] = vld1q_u8(rows + r * kRowBytes + 16);
         }
-        add_differences<kRows>(first, weights, sum);
+        add_differences<kRows, false>(first, weights, sum);
         __asm__ volatile("" ::: "memory");  // the other weights wait, or they take more registers than there are
-        add_differences<kRows>(second, weights + 64, sum);
+        add_differences<kRows, false>(second, weights + 64, sum);
         weights += 128;
         rows += 32;
         __asm__("" : "+r"(rows));  // one pointer for all rows
       }
-      if (now % 2 != 0) {
+      if (now % 2 == 0) {
         uint8x16_t last[kRows];
 #pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r) last[r] = vld1q_u8(rows + r * kRowBytes);
-        add_differences<kRows>(last, weights, sum);
+        add_differences<kRows, false>(last, weights, sum);
         weights += 64;
         rows += 16;
       }
-      flush<kRows>(sum, counts, stride, add);
+      if (!add && now <= kFewSteps) {
+        flush_few<kRows>(sum, counts, stride);
+      } else {
+        flush<kRows>(sum, counts, stride, add);
+      }
     }
   }
 
  private:
-  template <size_t kRows>
+  /// The `kFirst` ones are the sum, the others are added to it.
+  template <size_t kRows, bool kFirst>
   static void add_differences(const uint8x16_t (&a)[kRows], const uint8_t* weights, uint8x16_t (&sum)[kRows][4]) {
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const uint8x16_t w = vld1q_u8(weights + 16 * c);
 #pragma GCC unroll 8
-      for (size_t r = 0; r < kRows; ++r) sum[r][c] = vaddq_u8(sum[r][c], vcntq_u8(veorq_u8(a[r], w)));
+      for (size_t r = 0; r < kRows; ++r) {
+        const uint8x16_t differing = vcntq_u8(veorq_u8(a[r], w));
+        sum[r][c] = kFirst ? differing : vaddq_u8(sum[r][c], differing);
+      }
     }
   }
 
   template <size_t kRows>
-  static void zero(uint8x16_t (&sum)[kRows][4]) {
+  static void flush_few(const uint8x16_t (&sum)[kRows][4], uint32_t* counts, size_t stride) {
 #pragma GCC unroll 8
     for (size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) sum[r][c] = vdupq_n_u8(0);
+      vst1q_u32(counts + r * stride, sum_few(sum[r][0], sum[r][1], sum[r][2], sum[r][3]));
     }
   }
 
@@ -157,13 +178,16 @@ struct BitCore {
   }
 };
 
+/// `count` rows and `columns` columns, whose weights follow each other.
 template <typename Core, size_t kRowBytes, size_t kRows = Core::kMaxRows>
-inline void count_rows(const uint8_t* rows, size_t count, size_t steps, const uint8_t* weights, uint32_t* counts,
-                       size_t stride) {
+inline void count_rows(const uint8_t* rows, size_t count, size_t columns, size_t steps, const uint8_t* weights,
+                       uint32_t* counts, size_t stride) {
   if (count == kRows) {
-    Core::template run<kRows, kRowBytes>(rows, steps, weights, counts, stride);
+    for (size_t column = 0; column < columns; column += Core::kColumns, weights += steps * 16 * Core::kColumns) {
+      Core::template run<kRows, kRowBytes>(rows, steps, weights, counts + column, stride);
+    }
   } else if constexpr (kRows > 1) {
-    count_rows<Core, kRowBytes, kRows - 1>(rows, count, steps, weights, counts, stride);
+    count_rows<Core, kRowBytes, kRows - 1>(rows, count, columns, steps, weights, counts, stride);
   }
 }
 
@@ -255,29 +279,58 @@ struct Binary {
     for (size_t row = 0; row < args.rows; ++row) {
       gather(args.pixels[row], offsets, segments, bytes, gathered + row * kRowBytes);
     }
-    int32_t acc[Core::kMaxRows * kNr];
-    uint32_t* counts = reinterpret_cast<uint32_t*>(acc);
-    for (size_t column = 0; column < args.cols; column += Core::kColumns, weights += steps * 16 * Core::kColumns) {
-      count_rows<Core, kRowBytes>(gathered, args.rows, steps, weights, counts + column, kNr);
-    }
+    uint32_t counts[Core::kMaxRows * kNr];
+    count_rows<Core, kRowBytes>(gathered, args.rows, args.cols, steps, weights, counts, kNr);
+    const int32_t* bias[Core::kMaxRows];
+    int32_t less[Core::kMaxRows][kNr];
     for (size_t row = 0; row < args.rows; ++row) {
-      int32_t* const of_row = acc + row * kNr;
-      for (size_t column = 0; column < args.cols; column += 4) {
-        const int32x4_t product = vmulq_s32(vld1q_s32(of_row + column), vld1q_s32(factor + column));
-        vst1q_s32(of_row + column, vnegq_s32(product));
-      }
+      bias[row] = words + 4;
       uint64_t outside = args.padded ? args.padded[row] : 0;
       for (; outside != 0; outside &= outside - 1) {
         const int32_t* of_tap = padding + static_cast<size_t>(__builtin_ctzll(outside)) * kNr;
         for (size_t column = 0; column < args.cols; column += 4) {
-          vst1q_s32(of_row + column, vsubq_s32(vld1q_s32(of_row + column), vld1q_s32(of_tap + column)));
+          vst1q_s32(less[row] + column, vsubq_s32(vld1q_s32(bias[row] + column), vld1q_s32(of_tap + column)));
         }
+        bias[row] = less[row];
       }
     }
-    store_rows(acc, kNr, words + 4, kNr, words[3] != 0, args);
+    if (args.single_rounding) {
+      store_counts<kOnce>(counts, words + 4, factor, bias, args);
+    } else if (words[3] != 0) {
+      store_counts<kTwiceNarrowing>(counts, words + 4, factor, bias, args);
+    } else {
+      store_counts<kTwice>(counts, words + 4, factor, bias, args);
+    }
   }
 
  private:
+  /// bias - factor * counts to int8; every row has its own bias, which holds what its padding takes away.
+  template <Rounding kRounding>
+  static void store_counts(const uint32_t* counts, const int32_t* header, const int32_t* factor,
+                           const int32_t* const* bias, const TileArgs& args) {
+    const int16x8_t zero_point = vdupq_n_s16(static_cast<int16_t>(args.output_zero_point));
+    const int8x8_t clamp_min = vdup_n_s8(static_cast<int8_t>(args.clamp_min));
+    const int8x8_t clamp_max = vdup_n_s8(static_cast<int8_t>(args.clamp_max));
+    for (size_t column = 0; column < args.cols; column += 8) {
+      const int32_t* at = header + column;
+      const int32x4_t factors[2] = {vld1q_s32(factor + column), vld1q_s32(factor + column + 4)};
+      const int32x4_t multiplier[2] = {vld1q_s32(at + kNr), vld1q_s32(at + kNr + 4)};
+      const int32x4_t left[2] = {vld1q_s32(at + 2 * kNr), vld1q_s32(at + 2 * kNr + 4)};
+      const int32x4_t right[2] = {vld1q_s32(at + 3 * kNr), vld1q_s32(at + 3 * kNr + 4)};
+      for (size_t row = 0; row < args.rows; ++row) {
+        int32x4_t value[2];
+#pragma GCC unroll 2
+        for (size_t i = 0; i < 2; ++i) {
+          const int32x4_t count = vreinterpretq_s32_u32(vld1q_u32(counts + row * kNr + column + 4 * i));
+          const int32x4_t sum = vmlsq_s32(vld1q_s32(bias[row] + column + 4 * i), count, factors[i]);
+          value[i] = scale<kRounding>(sum, multiplier[i], left[i], right[i]);
+        }
+        const int16x8_t sum = vqaddq_s16(vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1])), zero_point);
+        store8(sum, clamp_min, clamp_max, args.cols - column, args.out + row * args.out_stride + column);
+      }
+    }
+  }
+
   /// Copies 16 bytes at a time, a bit too far, and ends with zeros.
   static void gather(const uint8_t* pixel, const int32_t* offsets, size_t segments, size_t bytes, uint8_t* to) {
     for (; segments > 0; --segments, to += bytes) {

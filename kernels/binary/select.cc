@@ -8,7 +8,7 @@ const Variant* const kVariants[] = {
     &conv_binary_6x32c8_avx512vpopcntdq,
     &conv_binary_2x16c8_avx2,
 #elif defined(__aarch64__)
-    &conv_binary_4x32c16_neon,
+    &conv_binary_4x64c16_neon,
 #elif defined(__arm__)
     &conv_binary_2x32c16_armv7neon,
 #endif

@@ -29,16 +29,12 @@ size_t steps_of(const DenseOrder& order, const GroupWeights& group, const Segmen
   return round_up((segments.taps * group.channels + order.kr - 1) / order.kr, order.steps_per_block);
 }
 
-size_t weights_at(const DenseOrder& order, const Segments& segments) {
-  return dense_align((2 + segments.count) * sizeof(int32_t)) + dense_align(3 * order.nr * sizeof(int32_t));
-}
-
 }  // namespace
 
 void dense_panel_bytes(const DenseOrder& order, const GroupWeights& group, size_t* sizes) {
   const Segments segments = segments_of(group);
   const size_t values = segments.count * steps_of(order, group, segments) * order.nr * order.kr;
-  const size_t bytes = weights_at(order, segments) + dense_align(values * static_cast<size_t>(order.bits) / 8);
+  const size_t bytes = dense_weights_at(order.nr, segments.count) + dense_align(values * static_cast<size_t>(order.bits) / 8);
   const size_t panels = (group.out_c + order.nr - 1) / order.nr;
   for (size_t panel = 0; panel < panels; ++panel) sizes[panel] = bytes;
 }
@@ -48,13 +44,15 @@ void dense_pack(const DenseOrder& order, const GroupWeights& group, size_t first
   const size_t steps = steps_of(order, group, segments), length = segments.taps * group.channels;
   const size_t depth = group.taps * group.channels;
   const DeployRequantization& r = group.requantization;
-  int32_t* const words = reinterpret_cast<int32_t*>(panel);
-  words[0] = static_cast<int32_t>(segments.count);
-  words[1] = static_cast<int32_t>(steps);
-  int32_t* const bias = words + dense_align((2 + segments.count) * sizeof(int32_t)) / sizeof(int32_t);
-  for (size_t s = 0; s < segments.count; ++s) words[2 + s] = group.tap_offset[s * segments.taps];
+  int32_t* const bias = reinterpret_cast<int32_t*>(panel);
+  int32_t* const multiplier = bias + order.nr;
+  int8_t* const shift = reinterpret_cast<int8_t*>(multiplier + order.nr);
+  int32_t* const sizes = reinterpret_cast<int32_t*>(shift + order.nr);
+  sizes[0] = static_cast<int32_t>(segments.count);
+  sizes[1] = static_cast<int32_t>(steps);
+  for (size_t s = 0; s < segments.count; ++s) sizes[2 + s] = group.tap_offset[s * segments.taps];
 
-  uint8_t* const weights = panel + weights_at(order, segments);
+  uint8_t* const weights = panel + dense_weights_at(order.nr, segments.count);
   const size_t planes = 8 / static_cast<size_t>(order.bits);
   const size_t block = order.steps_per_block * order.nr * order.kr, run = block / planes;
   const unsigned mask = (1u << order.bits) - 1;
@@ -73,8 +71,8 @@ void dense_pack(const DenseOrder& order, const GroupWeights& group, size_t first
     }
     const uint32_t given = r.bias ? static_cast<uint32_t>(r.bias[first + column]) : 0;
     bias[column] = static_cast<int32_t>(given - sum * static_cast<uint32_t>(r.input_zero_point + order.lhs_bias));
-    bias[order.nr + column] = r.multiplier[first + column];
-    bias[2 * order.nr + column] = r.shift[first + column];
+    multiplier[column] = r.multiplier[first + column];
+    shift[column] = static_cast<int8_t>(r.shift[first + column]);
   }
 }
 

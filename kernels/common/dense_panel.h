@@ -2,10 +2,11 @@
 ///
 /// Taps that lie side by side in the image (a kernel row without dilation) are read as one *segment*; all segments of a
 /// layer are equally long.  A segment is walked in steps of kr bytes, the last one rounded up with weights of zero.
-/// A panel of nr columns is, each part rounded up to 64 bytes:
+/// A panel of nr columns is:
+///   int32 bias[nr], multiplier[nr]
+///   int8 shift[nr]
 ///   int32 segments, steps, offset[segments]     steps of each segment; bytes from a row's point of reference to it
-///   int32 bias[nr], multiplier[nr], shift[nr]
-///   weights                                     [segments][steps][...], see DenseOrder
+///   weights                                     [segments][steps][...], see DenseOrder; begin at a multiple of 64 bytes
 /// Bias holds the layer's bias, less what the input's zero point (and 128 where pixels are prepared as unsigned) adds to
 /// the sum.
 #ifndef DEPLOY_KERNELS_COMMON_DENSE_PANEL_H_
@@ -20,23 +21,29 @@ namespace deploy {
 
 struct DensePanel {
   size_t segments, steps;
-  const int32_t *bias, *multiplier, *shift, *offset;
+  const int32_t *bias, *multiplier, *offset;
+  const int8_t* shift;
   const uint8_t* weights;
 };
 
 static inline size_t dense_align(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
 
+/// Where the weights of a panel begin; nr is a multiple of 4.
+static inline size_t dense_weights_at(size_t nr, size_t segments) {
+  return dense_align(nr * (2 * sizeof(int32_t) + sizeof(int8_t)) + (2 + segments) * sizeof(int32_t));
+}
+
 /// Reads a panel of nr columns.
 static inline DensePanel dense_panel(const uint8_t* panel, size_t nr) {
   DensePanel p;
-  const int32_t* words = reinterpret_cast<const int32_t*>(panel);
-  p.segments = static_cast<size_t>(words[0]);
-  p.steps = static_cast<size_t>(words[1]);
-  p.offset = words + 2;
-  p.bias = words + dense_align((2 + p.segments) * sizeof(int32_t)) / sizeof(int32_t);
+  p.bias = reinterpret_cast<const int32_t*>(panel);
   p.multiplier = p.bias + nr;
-  p.shift = p.multiplier + nr;
-  p.weights = reinterpret_cast<const uint8_t*>(p.bias) + dense_align(3 * nr * sizeof(int32_t));
+  p.shift = reinterpret_cast<const int8_t*>(p.multiplier + nr);
+  const int32_t* const sizes = reinterpret_cast<const int32_t*>(p.shift + nr);
+  p.segments = static_cast<size_t>(sizes[0]);
+  p.steps = static_cast<size_t>(sizes[1]);
+  p.offset = sizes + 2;
+  p.weights = panel + dense_weights_at(nr, p.segments);
   return p;
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "common/dense_panel.h"
-#include "common/requantize.h"
+#include "common/requantize_avx2.h"
 #include "common/unroll.h"
 
 namespace deploy {
@@ -86,19 +86,15 @@ static void dense_rows256(const TileArgs& args) {
       for (int r = 0; r < Rows; ++r) __asm__("" : "+x"(acc[r][0]), "+x"(acc[r][1]));
     }
   }
-  int32_t sums[Rows][16];
   DEPLOY_UNROLL
   for (int r = 0; r < Rows; ++r) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[r]), acc[r][0]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[r] + 8), acc[r][1]);
-  }
-  for (size_t r = 0; r < static_cast<size_t>(Rows); ++r) {
-    for (size_t c = 0; c < args.cols; ++c) {
-      const uint32_t sum = static_cast<uint32_t>(sums[r][c]) + static_cast<uint32_t>(p.bias[c]);
-      args.out[r * args.out_stride + c] =
-          requantize(static_cast<int32_t>(sum), p.multiplier[c], p.shift[c], args.output_zero_point, args.clamp_min,
-                     args.clamp_max, args.single_rounding);
+    int32_t sums[16];
+    DEPLOY_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const __m256i bias = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.bias + 8 * half));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 8 * half), _mm256_add_epi32(acc[r][half], bias));
     }
+    requantize_row256(sums, args.cols, p.multiplier, p.shift, args, args.out + static_cast<size_t>(r) * args.out_stride);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/dense_panel.h"
+#include "common/prepare_avx512.h"
 #include "common/requantize_rows_avx512.h"
 #include "common/unroll.h"
 

@@ -15,7 +15,8 @@ size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 /// Rows of the padded image below `rows` output rows.
 size_t image_rows(const DirectPlan& plan, size_t rows) {
   const DeployConvShape& s = plan.shape;
-  return (rows - 1) * static_cast<size_t>(s.stride_h) + static_cast<size_t>(s.kernel_h - 1) * s.dilation_h + 1;
+  return (rows - 1) * static_cast<size_t>(s.stride_h / plan.every_y) +
+         static_cast<size_t>(s.kernel_h - 1) * s.dilation_h + 1;
 }
 
 size_t image_bytes(const DirectPlan& plan, size_t rows) {
@@ -59,7 +60,7 @@ void fill(uint8_t* to, const uint8_t* pad, size_t count, size_t pixel_bytes) {
 /// Prepares `count` pixels of one group, or copies them where the variant needs no preparation.
 void prepare(const DirectPlan& plan, const int8_t* pixels, size_t count, int32_t zero_point, const int8_t* threshold,
              uint8_t* to) {
-  const size_t stride = static_cast<size_t>(plan.shape.in_c);
+  const size_t stride = static_cast<size_t>(plan.shape.in_c) * plan.every_x;
   if (plan.variant->prepare) {
     plan.variant->prepare(pixels, count, stride, plan.channels, zero_point, threshold, to);
   } else if (stride == plan.channels) {
@@ -75,18 +76,20 @@ void make_image(const DirectPlan& plan, const DirectRun& run, const int8_t* inpu
   const DeployConvShape& s = plan.shape;
   const size_t stride = static_cast<size_t>(s.in_c), row_bytes = static_cast<size_t>(plan.image_w) * plan.pixel_bytes;
   const int32_t left = s.pad_left < plan.image_w ? s.pad_left : plan.image_w;
-  const int32_t inside = s.in_w < plan.image_w - left ? s.in_w : plan.image_w - left;
+  const int32_t columns = (s.in_w - 1) / plan.every_x + 1;
+  const int32_t inside = columns < plan.image_w - left ? columns : plan.image_w - left;
   const int8_t* const threshold = run.threshold ? run.threshold + group * plan.channels : nullptr;
   const size_t count = image_rows(plan, rows);
   const int64_t top = static_cast<int64_t>(first) * s.stride_h - s.pad_top;
-  if (inside == plan.image_w && inside == s.in_w && top >= 0 && top + static_cast<int64_t>(count) <= s.in_h) {
+  if (plan.every_x == 1 && plan.every_y == 1 && inside == plan.image_w && inside == s.in_w && top >= 0 &&
+      top + static_cast<int64_t>(count) <= s.in_h) {
     // No padding: the rows of the image follow each other as those of the input do.
     prepare(plan, input + static_cast<size_t>(top) * s.in_w * stride + group * plan.channels, count * s.in_w,
             run.input_zero_point, threshold, image);
     return;
   }
   for (size_t row = 0; row < count; ++row, image += row_bytes) {
-    const int64_t y = top + static_cast<int64_t>(row);
+    const int64_t y = top + static_cast<int64_t>(row) * plan.every_y;
     if (y < 0 || y >= s.in_h) {
       fill(image, pad, static_cast<size_t>(plan.image_w), plan.pixel_bytes);
       continue;
@@ -99,6 +102,25 @@ void make_image(const DirectPlan& plan, const DirectRun& run, const int8_t* inpu
          plan.pixel_bytes);
   }
 }
+
+/// The output pixels of one image, one after another, and where each begins in the padded image.
+struct Walk {
+  const uint8_t* image;
+  size_t out_w, row_step, column_step;
+  size_t x, y;
+
+  void next(size_t rows, const uint8_t** pixels) {
+    while (rows > 0) {
+      const size_t run = min_size(rows, out_w - x);
+      const uint8_t* at = image + y * row_step + x * column_step;
+      for (size_t i = 0; i < run; ++i, at += column_step) pixels[i] = at;
+      pixels += run;
+      rows -= run;
+      x += run;
+      if (x == out_w) x = 0, ++y;
+    }
+  }
+};
 
 /// Bit t is set where tap t of the output pixel (oy, ox) lies in the padding.
 uint64_t padded_taps(const DeployConvShape& s, int32_t oy, int32_t ox) {
@@ -114,6 +136,11 @@ uint64_t padded_taps(const DeployConvShape& s, int32_t oy, int32_t ox) {
     }
   }
   return mask;
+}
+
+/// One input position in how many a dimension reads: with a kernel of 1 and no padding the strides in between are skipped.
+int32_t every(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t pad) {
+  return kernel == 1 && pad == 0 && static_cast<int64_t>(out - 1) * stride < in ? stride : 1;
 }
 
 /// Output indices [begin, end) along one dimension that no tap's padding touches.
@@ -140,7 +167,9 @@ const char* direct_plan(const DeployConvShape& shape, const Variant& variant, Di
     s.in_h = s.out_h = static_cast<int32_t>(pixels);
     s.batch = s.in_w = s.out_w = s.stride_h = s.stride_w = 1;
   }
-  const int64_t width = static_cast<int64_t>(s.out_w - 1) * s.stride_w +
+  plan->every_x = every(s.in_w, s.out_w, s.kernel_w, s.stride_w, s.pad_left);
+  plan->every_y = every(s.in_h, s.out_h, s.kernel_h, s.stride_h, s.pad_top);
+  const int64_t width = static_cast<int64_t>(s.out_w - 1) * (s.stride_w / plan->every_x) +
                         static_cast<int64_t>(s.kernel_w - 1) * s.dilation_w + 1;
   plan->channels = static_cast<size_t>(s.in_c / s.groups);
   plan->pixel_bytes = variant.pixel_bytes(plan->channels);
@@ -202,28 +231,28 @@ void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32
   args.clamp_max = run.clamp_max;
   args.single_rounding = run.single_rounding;
   args.out_stride = static_cast<size_t>(s.out_c);
-  const size_t row_step = static_cast<size_t>(s.stride_h) * plan.image_w * plan.pixel_bytes;
-  const size_t column_step = static_cast<size_t>(s.stride_w) * plan.pixel_bytes;
+  const size_t row_step = static_cast<size_t>(s.stride_h / plan.every_y) * plan.image_w * plan.pixel_bytes;
+  const size_t column_step = static_cast<size_t>(s.stride_w / plan.every_x) * plan.pixel_bytes;
   const bool masked = variant.family == DEPLOY_FAMILY_BINARY;
   const Inner inner_y = inner(s.in_h, s.kernel_h, s.stride_h, s.dilation_h, s.pad_top);
   const Inner inner_x = inner(s.in_w, s.kernel_w, s.stride_w, s.dilation_w, s.pad_left);
   for (size_t group = 0; group < groups; ++group) {
     make_image(plan, run, input, group, static_cast<int32_t>(first_row), rows, pad, image);
-    size_t y = 0, x = 0;
+    Walk walk = {image, out_w, row_step, column_step, 0, 0};
     for (size_t done = 0; done < rows * out_w; done += args.rows) {
       const uint8_t* pixels[kMaxRows];
       uint64_t padded[kMaxRows], any = 0;
       args.rows = min_size(variant.mr, rows * out_w - done);
-      for (size_t r = 0; r < args.rows; ++r) {
-        pixels[r] = image + y * row_step + x * column_step;
-        if (masked) {
-          const int64_t oy = static_cast<int64_t>(first_row + y), ox = static_cast<int64_t>(x);
+      if (masked) {
+        int64_t oy = static_cast<int64_t>(first_row + walk.y), ox = static_cast<int64_t>(walk.x);
+        for (size_t r = 0; r < args.rows; ++r) {
           const bool inside = oy >= inner_y.begin && oy < inner_y.end && ox >= inner_x.begin && ox < inner_x.end;
           padded[r] = inside ? 0 : padded_taps(s, static_cast<int32_t>(oy), static_cast<int32_t>(ox));
           any |= padded[r];
+          if (++ox == s.out_w) ox = 0, ++oy;
         }
-        if (++x == out_w) x = 0, ++y;
       }
+      walk.next(args.rows, pixels);
       args.pixels = pixels;
       args.padded = any ? padded : nullptr;
       for (size_t panel = share; panel < panels; panel += c.shares) {

@@ -16,6 +16,7 @@ struct DirectPlan {
   size_t channels;        ///< of one group.
   size_t pixel_bytes;     ///< of one prepared pixel of one group.
   int32_t image_w;        ///< pixels in a row of the padded image.
+  int32_t every_x, every_y;  ///< Of the input's columns and rows, one in so many is in the image: others are never read.
 };
 
 /// The layer's data for one run.

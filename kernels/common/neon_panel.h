@@ -152,6 +152,18 @@ inline int16x8_t scale8(const int32_t* acc, const int32x4_t (&bias)[2], const in
   return vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1]));
 }
 
+/// Writes the first `width` of 8 values, clamped.
+inline void store8(int16x8_t sum, int8x8_t clamp_min, int8x8_t clamp_max, size_t width, int8_t* to) {
+  const int8x8_t bytes = vmin_s8(vmax_s8(vqmovn_s16(sum), clamp_min), clamp_max);
+  if (width >= 8) {
+    vst1_s8(to, bytes);
+  } else {
+    int8_t some[8];
+    vst1_s8(some, bytes);
+    for (size_t i = 0; i < width; ++i) to[i] = some[i];
+  }
+}
+
 template <Rounding kRounding>
 inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr,
                                const TileArgs& args) {
@@ -169,14 +181,7 @@ inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int3
     const size_t width = args.cols - column;
     for (size_t row = args.rows; row > 0; --row, from += acc_stride, to += args.out_stride) {
       const int16x8_t sum = vqaddq_s16(scale8<kRounding>(from, bias, multiplier, left, right), zero_point);
-      const int8x8_t bytes = vmin_s8(vmax_s8(vqmovn_s16(sum), clamp_min), clamp_max);
-      if (width >= 8) {
-        vst1_s8(to, bytes);
-      } else {
-        int8_t some[8];
-        vst1_s8(some, bytes);
-        for (size_t i = 0; i < width; ++i) to[i] = some[i];
-      }
+      store8(sum, clamp_min, clamp_max, width, to);
     }
   }
 }

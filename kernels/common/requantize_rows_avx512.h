@@ -42,12 +42,26 @@ __attribute__((noinline, cold, unused)) void requantize_exactly(const int32_t* a
   }
 }
 
+static inline __m512i load_shift16(const int32_t* shift) { return _mm512_loadu_si512(shift); }
+static inline __m512i load_shift16(const int8_t* shift) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(shift)));
+}
+
+/// requantize_exactly() for either width of `shift`.
+template <int Vecs, class Shift>
+__attribute__((noinline, cold)) void requantize_again(const int32_t* acc, const int32_t* multiplier,
+                                                      const Shift* shift, const TileArgs& args) {
+  alignas(64) int32_t wide[16 * Vecs];
+  for (int v = 0; v < Vecs; ++v) _mm512_store_si512(wide + 16 * v, load_shift16(shift + 16 * v));
+  requantize_exactly(acc, Vecs, multiplier, wide, args);
+}
+
 /// Requantizes and stores args.rows x args.cols accumulators of tiles 16 Vecs columns wide, Vecs 1 or 2.
 ///
 /// `acc` is [rows rounded up to 4 / Vecs][16 Vecs], 64-byte aligned and readable for 4 bytes behind.  It comes through memory, and the function is not
 /// inlined, so that its registers are not taken from the loop that sums up.
-template <int Vecs>
-__attribute__((noinline)) void requantize_rows(const int32_t* acc, const int32_t* multiplier, const int32_t* shift,
+template <int Vecs, class Shift>
+__attribute__((noinline)) void requantize_rows(const int32_t* acc, const int32_t* multiplier, const Shift* shift,
                                                const TileArgs& args) {
   const __m512i sign = _mm512_set1_epi32(INT32_MIN);
   __m512 scale[Vecs];
@@ -55,12 +69,12 @@ __attribute__((noinline)) void requantize_rows(const int32_t* acc, const int32_t
   bool near = true;
   DEPLOY_UNROLL
   for (int v = 0; v < Vecs; ++v) {
-    const __m512i m = _mm512_loadu_si512(multiplier + 16 * v), s = _mm512_loadu_si512(shift + 16 * v);
+    const __m512i m = _mm512_loadu_si512(multiplier + 16 * v), s = load_shift16(shift + 16 * v);
     scale[v] = _mm512_scalef_ps(_mm512_cvtepi32_ps(m), _mm512_cvtepi32_ps(_mm512_sub_epi32(s, _mm512_set1_epi32(31))));
     nudge[v] = args.single_rounding ? _mm512_setzero_si512() : _mm512_slli_epi32(_mm512_add_epi32(s, _mm512_set1_epi32(126)), 23);
     near &= _mm512_mask_cmpge_epi32_mask(_mm512_test_epi32_mask(m, m), s, _mm512_setzero_si512()) == 0;
   }
-  if (__builtin_expect(!near, 0)) return requantize_exactly(acc, Vecs, multiplier, shift, args);
+  if (__builtin_expect(!near, 0)) return requantize_again<Vecs>(acc, multiplier, shift, args);
   const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(args.output_zero_point));
   const __m512i low = _mm512_set1_epi8(static_cast<char>(args.clamp_min));
   const __m512i high = _mm512_set1_epi8(static_cast<char>(args.clamp_max));
@@ -111,7 +125,7 @@ __attribute__((noinline)) void requantize_rows(const int32_t* acc, const int32_t
   }
   const __m512 most = _mm512_max_ps(_mm512_max_ps(furthest[0], furthest[1]), _mm512_max_ps(furthest[2], furthest[3]));
   const __mmask16 doubtful = _mm512_cmp_ps_mask(most, _mm512_set1_ps(0.5f - 0x1p-14f), _CMP_GT_OQ);
-  if (__builtin_expect(doubtful != 0, 0)) requantize_exactly(acc, Vecs, multiplier, shift, args);
+  if (__builtin_expect(doubtful != 0, 0)) requantize_again<Vecs>(acc, multiplier, shift, args);
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ LOOPS = (
     Loop("int8", "w8/tile_4x16c16_neon", "smull|smlal", 8, {"cortex-a57": 7, "cortex-a53": 4.5}),
     Loop("w4a8", "w4/tile_4x16c16_neon", "smlal", 8, {"cortex-a53": 5.5, "cortex-a57": 0}),
     Loop("w2a8", "w2/tile_6x16c16_neon", "smlal", 8, {"cortex-a53": 0, "cortex-a57": 0}),
-    Loop("binary", "binary/tile_4x32c16_neon", "cnt", 128, {"cortex-a57": 60, "cortex-a53": 30}),
+    Loop("binary", "binary/tile_4x64c16_neon", "cnt", 128, {"cortex-a57": 60, "cortex-a53": 30}),
     Loop("SDOT int8", "w8/tile_8x16c16_neondot", "sdot", 16, {"neoverse-n1": 28}),
     Loop("SDOT w4a8", "w4/tile_8x16c16_neondot", "sdot", 16, {"neoverse-n1": 0}),
 )

@@ -33,7 +33,7 @@ COST_S = 10.0
 
 def figures(folder: Path) -> Iterator[Figure]:
     """The rows."""
-    for sensor, rate_hz in [(sensor, rate_hz) for sensor in SENSORS for rate_hz in rates_hz(sensor)]:
+    for sensor, rate_hz in [(each, hz) for each in SENSORS for hz in rates_hz(each)]:
         rng = np.random.default_rng(1)
         ideal = [trial(sensor, rng, 0.1, rate_hz=rate_hz) for _ in range(TRIALS)]
         errors = np.array([reading.net_uj / truth - 1 for reading, truth in ideal if reading.net_uj is not None])

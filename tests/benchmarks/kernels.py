@@ -2,7 +2,8 @@
 Our kernels against stock LiteRT on this machine: the same layer by both in turns, within one process on one CPU.
 
 The ratio is taken pair by pair, so that a machine that changes its speed changes both.  Times are those of the thread's
-own CPU clock.  Ours goes through the delegate, so each side pays for an interpreter of its own.
+own CPU clock.  Ours goes through the delegate, so each side pays for an interpreter of its own.  The peak is what the CPU's
+8-bit dot product reaches on registers alone (product_peak.cc), measured in turns with the two.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def _measure(library: str) -> Iterator[Figure]:
     symbols = ctypes.CDLL(library)
     symbols.deploy_kernels_report.restype = ctypes.c_char_p
     rng = np.random.default_rng(0)
+    peak = _product_peak(Path(library).resolve().parent)
     for in_shape, out_c in SHAPES:
+        products = 9 * int(np.prod(in_shape)) * out_c
         size = f"{in_shape[1]}x{in_shape[2]}x{in_shape[3]} k3"
         int8, int4, int2 = (
             random_conv(rng, in_shape=in_shape, out_c=out_c, weight_type=kind) for kind in ("INT8", "INT4", "INT2")
@@ -64,7 +67,7 @@ def _measure(library: str) -> Iterator[Figure]:
             node = json.loads(symbols.deploy_kernels_report())["nodes"][0]
             # The peer keeps a byte for each weight, and a bias and a scale for each output.
             share = node["packed_bytes"] / (int8.weights.size + 8 * out_c)
-            yield _ratio(f"w{bits}a8 conv {size} / XNNPACK int8", goal, dense, ours)
+            yield _ratio(f"w{bits}a8 conv {size} / XNNPACK int8", goal, dense, ours, products, peak)
             yield Figure(f"  its resident weights {size}", f"<= {most}", f"{share:.3f} of int8's", share <= most)
             if bits == 4:
                 yield _ratio(f"w4a8 conv {size} / stock int4", 3.7, _invoker(op.model(), None), ours)
@@ -87,7 +90,7 @@ def _whole_model(library: str) -> Iterator[Figure]:
     int8 = path.read_bytes()
     int4 = with_int4_filters(int8)
     twin, ours, stock = _invoker(int8, None), _invoker(int4, library), _invoker(int4, None)
-    times = _pairs(ours, twin)
+    times = list(_pairs(ours, twin))
     latency = float(np.median([a / b for a, b in times]))
     low, high = np.percentile([a / b for a, b in times], [10, 90])
     result = f"{latency:.3f}x latency ({low:.2f} to {high:.2f}), {np.median([a for a, _ in times]):.1f} us"
@@ -95,16 +98,52 @@ def _whole_model(library: str) -> Iterator[Figure]:
     yield _ratio("ResNet-8, int4 convolutions: ours / stock", None, stock, ours)
 
 
-def _ratio(what: str, goal: float | None, peer: Callable[[], Any], ours: Callable[[], Any]) -> Figure:
-    """How many times as fast as the peer."""
-    times = _pairs(ours, peer)
+def _product_peak(folder: Path) -> Callable[[], float] | None:
+    """Measures products per microsecond of CPU time at every call; None without AVX-512 VNNI or a compiler."""
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.is_file() or "avx512_vnni" not in cpu.read_text():
+        return None
+    out, source = folder / "product_peak.so", Path(__file__).with_name("product_peak.cc")
+    flags = ["-O2", "-shared", "-fPIC", "-mavx512f", "-mavx512vnni", "-o", str(out)]
+    words = [sys.executable, "-m", "ziglang", "c++", *flags, str(source)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        return None
+    multiply = ctypes.CDLL(str(out)).multiply
+    multiply.argtypes, multiply.restype = [ctypes.c_int64, ctypes.c_int64], ctypes.c_int64
+
+    def now() -> float:
+        rounds = 10_000
+        before = time.thread_time_ns()
+        multiply(rounds, 12345)
+        return rounds * 24 * 64 / ((time.thread_time_ns() - before) / 1e3)
+
+    return now
+
+
+def _ratio(
+    what: str,
+    goal: float | None,
+    peer: Callable[[], Any],
+    ours: Callable[[], Any],
+    products: int = 0,
+    peak: Callable[[], float] | None = None,
+) -> Figure:
+    """How many times as fast as the peer, and which part of `peak` ours reaches with so many products."""
+    times, peaks = [], []
+    for pair in _pairs(ours, peer):
+        times.append(pair)
+        if peak:
+            peaks.append(peak())
     ratios = [b / a for a, b in times]
     median, (low, high) = float(np.median(ratios)), np.percentile(ratios, [10, 90])
     result = f"{median:.2f}x ({low:.2f} to {high:.2f}), {np.median([a for a, _ in times]):.1f} us"
+    if peaks:
+        shares = [products / a / highest for (a, _), highest in zip(times, peaks, strict=True)]
+        result += f", {np.median(shares):.0%} of {np.median(peaks) / 1e3:.0f} GMAC/s"
     return Figure(what, "" if goal is None else f">= {goal}x", result, None if goal is None else median >= goal)
 
 
-def _pairs(ours: Callable[[], Any], peer: Callable[[], Any]) -> list[tuple[float, float]]:
+def _pairs(ours: Callable[[], Any], peer: Callable[[], Any]) -> Iterator[tuple[float, float]]:
     """(ours, peer) in microseconds of CPU time per call, taking turns."""
     ours(), peer()
     started = time.thread_time_ns()
@@ -117,7 +156,8 @@ def _pairs(ours: Callable[[], Any], peer: Callable[[], Any]) -> list[tuple[float
             call()
         return (time.thread_time_ns() - before) / calls / 1e3
 
-    return [(timed(ours), timed(peer)) for _ in range(PAIRS)]
+    for _ in range(PAIRS):
+        yield timed(ours), timed(peer)
 
 
 def _invoker(model: bytes, library: str | None, mode: str = "auto") -> Callable[[], Any]:

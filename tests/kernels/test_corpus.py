@@ -36,8 +36,6 @@ SOME = (
     "litert_qwen_fc_int4_blockwise.tflite",
     "tiny_vww_mobilenetv1_int8.tflite",
 )
-# Models for which the reference resolver has no answer, and the word in its error: nothing equals nothing.
-NO_REFERENCE: dict[str, str] = {}
 MODES = ("auto", "all", "reference")
 
 
@@ -74,9 +72,6 @@ def test_a_real_model_equals_the_reference_kernels(name: str, corpus: Path, kern
         assert not result.error, (name, result.error)
     if not any(node["claimed"] for node in auto.report["nodes"]):
         assert same(stock, auto), "nothing is claimed, and yet something else is answered"
-    if name in NO_REFERENCE:
-        assert NO_REFERENCE[name] in expected.error, "the reference resolver runs it now: it is to be compared"
-        pytest.skip(f"no reference: {expected.error.strip().splitlines()[0]}")
     assert not expected.error, (name, expected.error)
     for mode, result in zip(MODES, pure, strict=True):
         assert not result.error, (name, mode, result.error)

@@ -4,14 +4,14 @@
 
 namespace deploy {
 namespace {
-using Kernels = neon::Binary<neon::BitCore<4>, 32>;
+using Kernels = neon::Binary<neon::BitCore<4>, 64>;
 }  // namespace
 
-const Variant conv_binary_4x32c16_neon = {
-    "conv_binary_4x32c16_neon",
+const Variant conv_binary_4x64c16_neon = {
+    "conv_binary_4x64c16_neon",
     DEPLOY_FAMILY_BINARY,
     kNeon,
-    4, 32, 16,
+    4, 64, 16,
     false,
     neon::bit_pixel_bytes,
     neon::prepare_bits,
