@@ -32,6 +32,7 @@ Every exception that a user may see.
         StoreError              the results store
         VirtualError            a virtual board does not come up, or is not there
             ToolMissing         a program that this machine lacks
+        PowerError              what switches a board's supply fails
         CountError              instructions could not be counted
         MeterError              a meter that hangs on this machine does not work
 

@@ -42,8 +42,8 @@ def test_what_is_off_by_one_is_counted_apart_and_the_path_is_named() -> None:
 
     assert (2, 3, 5) == (found.off_by_one, found.differing, found.largest_steps)
     assert (
-        "3 of 4 golden values differ, by at most 5 steps (2 by one); made by XNNPACK, answered by ai-edge-litert 2.3.0, "
-        "our kernels auto: CONV_2D conv_w4_4x16c16_neon" == found.summary
+        "3 of 4 golden values differ, by at most 5 steps (2 by one); made by XNNPACK, answered by "
+        "ai-edge-litert 2.3.0, our kernels auto: CONV_2D conv_w4_4x16c16_neon" == found.summary
     )
     assert "ai-edge-litert 2.3.0, our kernels auto: no node" == judge([], 0, "ai-edge-litert 2.3.0", "x", "auto").path
     assert "ai-edge-litert 2.3.0, our kernels off" == judge([], 0, "ai-edge-litert 2.3.0", "x").path
@@ -85,7 +85,9 @@ def test_a_difference_passes_where_two_runtimes_may_differ_so_much(
 ) -> None:
     found = verdict(compared(expected, actual))
 
-    assert f"{summary}; made by ai-edge-litert 2.3.0, answered by tflite-runtime 2.14.0, our kernels off" == found.summary
+    assert (
+        f"{summary}; made by ai-edge-litert 2.3.0, answered by tflite-runtime 2.14.0, our kernels off" == found.summary
+    )
     assert (passed, False) == (found.passed, found.exact)
 
 

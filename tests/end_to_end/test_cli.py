@@ -322,9 +322,9 @@ def _start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
 
 def _start_measuring(bundle: Path) -> subprocess.Popen[str]:
     """A long measurement of which some latencies have arrived."""
-    process = _start("measure", bundle, "--duration", "60", "--warmup", "0.2", cwd=bundle.parent)
+    process = _start("measure", bundle, "--duration", "60", "--warmup", "0.2", "--kernels", "off", cwd=bundle.parent)
     results = Path(os.environ["DEPLOY_RESULTS"])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not any(path.stat().st_size > 0 for path in results.glob("*/latency_ns.1.bin")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -362,7 +362,8 @@ def test_ctrl_c_at_any_point_shows_one_error_and_no_traceback(
 
     # Before Python has come as far as our first line it dies as any program does; an evaluation may be done.
     assert process.returncode in (1, -signal.SIGINT, *([0] if verb == "evaluate" else []))
-    assert "Traceback" not in err or process.returncode == -signal.SIGINT
+    too_early = process.returncode == -signal.SIGINT or err.startswith("Fatal Python error: init_")
+    assert "Traceback" not in err or too_early
     assert not re.search("^error: (?!interrupted)", err, re.MULTILINE)
 
 

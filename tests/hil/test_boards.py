@@ -123,14 +123,15 @@ def test_the_whole_story(kind: str, deploy: Deploy, bundle: Path, int4: Path, tm
     assert "digits/1 is current already" in deploy("push", "--board", f"{kind}.console", str(bundle))
     assert "digits/1 is current already" in deploy("push", "--board", f"{kind}.uart", str(bundle))
     assert "bit-exact" in deploy("verify", "--board", kind, "--kernels", "off", str(bundle))
-    short = ["--duration=0.5", "--restarts=1", "--warmup=0.5", "--idle=0.5", "--windows=1", "--window=1", "--json"]
+    short = ["--duration=0.5", "--restarts=1", "--warmup=0.5", "--idle=0.5", "--windows=1", "--window=5", "--json"]
     measured = json.loads(deploy("measure", "--board", kind, "--count", str(bundle), *short).splitlines()[-1])
     assert "emulated-time" in measured["verdict"]
     assert measured["latency"]["median_ns"] > 0
     assert (KINDS[kind].cpu, True) == (measured["instructions"]["cpu"], measured["instructions"]["instructions"] > 1000)
-    sources = {entry.get("source", entry.get("reason")) for entry in measured["energy"]}
-    assert (kind in METERS) == bool(sources), measured["unmetered"]
-    assert [] == [source for source in sources if not source.startswith(METERS[kind])]
+    assert (kind in METERS) == bool(measured["energy"]), measured["unmetered"]
+    # A slow machine samples too seldom, and gets a reason instead of a reading.
+    readings = [entry["source"] for entry in measured["energy"] if "source" in entry]
+    assert [] == [source for source in readings if not source.startswith(METERS[kind])]
 
     deploy("push", "--board", kind, str(int4))
     (node,) = json.loads(deploy("inspect", "--board", kind, str(int4), "--json"))["nodes"]

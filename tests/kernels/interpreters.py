@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+CPU_S = 20
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def _main(given: str, out: str) -> None:
             child = os.fork()
             if child == 0:
                 os.close(reading)
+                # LiteRT turns some sparse tensors with absurd sizes for ever; that is a death like others.
+                resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
                 with open(writing, "wb") as pipe:
                     pickle.dump(_run_one(interpreter, library, job), pipe)
                 os._exit(0)
