@@ -29,8 +29,9 @@ test: check
 	@# Many tests wait for a line or a timer rather than compute.
 	@$(PY) -m pytest -n 3
 
+HIL ?= qemu
 test-hil: $(READY)
-	@DEPLOY_HIL=1 $(PY) -m pytest -n 2 --dist loadgroup -m qemu
+	@DEPLOY_HIL=1 $(PY) -m pytest -n 2 --dist loadgroup -m "$(HIL)"
 
 format: $(READY)
 	@$(PY) -m ruff check --fix --quiet .

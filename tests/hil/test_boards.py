@@ -149,6 +149,7 @@ def test_the_whole_story(kind: str, deploy: Deploy, bundle: Path, int4: Path, tm
     assert not Place(kind).folder.exists()
 
 
+@pytest.mark.long
 def test_a_bare_console_is_all_that_a_push_needs(deploy: Deploy, bundle: Path) -> None:
     """
     No agent, no network cable: login, some 6 KB typed, then agent and bundle over the line.  numpy and LiteRT stay, as
@@ -187,6 +188,7 @@ def test_faults_are_what_real_boards_show(deploy: Deploy, bundle: Path) -> None:
     assert "bit-exact" in deploy("verify", "--board", "pi4", str(bundle))
 
 
+@pytest.mark.long
 def test_four_boards_at_once_all_answer(deploy: Deploy) -> None:
     for kind in ("pi3", "pi4", "pi5", "jetson-orin"):
         deploy("virtual", "up", kind)
@@ -197,6 +199,7 @@ def test_four_boards_at_once_all_answer(deploy: Deploy) -> None:
     assert ["running"] * 4 == [status.state for status in control.status()]
 
 
+@pytest.mark.long
 def test_a_damaged_image_and_a_damaged_snapshot_are_made_anew(
     deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from tests.line import Line
 from tests.sshd import Sshd
 from tests.test_layers import HOME
 
-pytestmark = pytest.mark.skipif(not os.environ.get("DEPLOY_HIL"), reason="boots virtual boards: `make test-hil`")
+pytestmark = [pytest.mark.qemu, pytest.mark.long]
 
 CACHE = os.environ.get("DEPLOY_HIL_CACHE", str(HOME / ".cache"))
 PYTHON = ["python3.11-minimal", "libpython3.11-stdlib", "libstdc++6"]
@@ -99,7 +99,8 @@ def test_a_board_that_was_never_met_answers_bit_exact(kind: str, open_session: O
     need_tool("mksquashfs", "squashfs-tools")
     if kind == "pynq-z2":
         made = list((Path(CACHE) / "deploy/virtual/images").glob("armhf-*/image.json"))
-        require_or_skip(bool(made), f"needs an image that takes a quarter of an hour: `deploy virtual up {kind}`, once")
+        if not made:
+            pytest.skip(f"needs an image that takes a quarter of an hour: `deploy virtual up {kind}`, once")
     control.up(kind, control.Options(cold=True), lambda text: None)
     try:
         session = open_session(load()[kind])
