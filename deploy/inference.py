@@ -71,9 +71,7 @@ def load(
     if session.board.memory_limit_mib:
         what["memory_bytes"] = session.board.memory_limit_mib * 2**20
     what["kernels"] = session.kernels.mode
-    answer = session.request(
-        "model.load", subject=subject, threads=threads, signature=signature, shapes=shapes, **what
-    )
+    answer = session.request("model.load", subject=subject, threads=threads, signature=signature, shapes=shapes, **what)
     decisions = json.loads(answer.payload)
     reply = answer.header
     return Loaded(

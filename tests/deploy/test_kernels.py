@@ -105,7 +105,7 @@ def test_a_board_without_kernels_goes_on_without_and_says_why(session: Session) 
 def test_the_plain_versions_are_not_replaced_by_nothing(session: Session) -> None:
     session.hello["identity"]["machine"] = "riscv64"
 
-    with pytest.raises(KernelsMissing, match="^no kernels for riscv64"):
+    with pytest.raises(KernelsMissing, match=r"^no kernels for riscv64"):
         kernels.ensure(session, "reference")
 
 

@@ -24,7 +24,7 @@ from deploy.bundle import Bundle
 from deploy.errors import RuntimeMissing
 from deploy.session import Session
 from deploy.virtual import control, count, packages
-from tests.conftest import GOLDEN, need_tool, require_or_skip
+from tests.conftest import GOLDEN, need_tool
 from tests.console import Console
 from tests.line import Line
 from tests.sshd import Sshd
