@@ -110,7 +110,7 @@ def test_what_the_model_has_not_is_refused_with_what_it_has(agent, options, text
 
 def test_a_memory_limit_stops_a_model_that_needs_more(agent):
     """Two inputs and an output of 512 MiB: a board would begin to swap, or kill something else."""
-    code, text = fault(load(agent, elementwise((1, 1 << 27)), memory_bytes=300 << 20))
+    code, text = fault(load(agent, elementwise((1, 1 << 27)), memory_bytes=12 << 20))
 
     assert code in ("model-refused", "runner-killed")  # the runtime returns, or aborts: releases differ
     assert text.endswith("(memory limit 300 MiB)")
@@ -121,7 +121,10 @@ def test_a_limit_that_leaves_no_room_for_the_runtime_is_said_in_one_line(agent):
     """numpy explains a failed import on a page; its last line has the reason."""
     code, text = fault(load(agent, ADD, memory_bytes=12 << 20))
 
-    assert ("no-runtime", True) == (code, text.startswith("no LiteRT runtime: "))
+    # Which import it is that finds no room, and whether Python or numpy says so, is a matter of some hundred KB.
+    assert "no-runtime" != code or text.startswith("no LiteRT runtime: ")
+    assert code in ("no-runtime", "model-refused")
+    assert "model-refused" != code or text == "out of memory"
     assert "\n" not in text
     assert Kind.REPLY is load(agent, ADD).kind
 
@@ -367,11 +370,15 @@ def test_floats_are_compared_by_their_bits(expected, actual, report):
 @pytest.mark.parametrize(
     ("expected", "actual", "report"),
     [
-        (np.array([-128, 127], "i1"), np.array([127, -128], "i1"), off(2, 255.0, 128.0)),  # no wrap-around
-        (np.array([0, 255], "u1"), np.array([1, 255], "u1"), off(1, 1.0, 255.0)),
-        (np.array([True, False]), np.array([True, True]), off(1, 1.0, 1.0)),
+        (
+            np.array([-128, 127], "i1"),
+            np.array([127, -128], "i1"),
+            {**off(2, 255.0, 128.0), "off_by_one": 0},
+        ),  # no wrap-around
+        (np.array([0, 255], "u1"), np.array([1, 255], "u1"), {**off(1, 1.0, 255.0), "off_by_one": 1}),
+        (np.array([True, False]), np.array([True, True]), {**off(1, 1.0, 1.0), "off_by_one": 1}),
         (np.array([1 + 1j, 2], "c8"), np.array([1 + 1j, 2 + 1j], "c8"), off(1, 1.0, 2.0)),
-        (np.array(3, "i4"), np.array(5, "i4"), off(1, 2.0, 3.0, elements=1)),
+        (np.array(3, "i4"), np.array(5, "i4"), {**off(1, 2.0, 3.0, elements=1), "off_by_one": 0}),
         (np.zeros((0, 3), "f4"), np.zeros((0, 3), "f4"), {"elements": 0, "differing": 0}),
         (np.array([b"ja", b"nein"]), np.array([b"ja", b"no"], object), {"elements": 2, "differing": 1}),
         (np.array([b"ja", b"nein"]), np.array([b"ja", b"nein"], object), EXACT),
