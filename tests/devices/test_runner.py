@@ -110,7 +110,7 @@ def test_what_the_model_has_not_is_refused_with_what_it_has(agent, options, text
 
 def test_a_memory_limit_stops_a_model_that_needs_more(agent):
     """Two inputs and an output of 512 MiB: a board would begin to swap, or kill something else."""
-    code, text = fault(load(agent, elementwise((1, 1 << 27)), memory_bytes=12 << 20))
+    code, text = fault(load(agent, elementwise((1, 1 << 27)), memory_bytes=300 << 20))
 
     assert code in ("model-refused", "runner-killed")  # the runtime returns, or aborts: releases differ
     assert text.endswith("(memory limit 300 MiB)")
