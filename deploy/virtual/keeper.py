@@ -400,12 +400,16 @@ def _filled(word: str, numbers: dict[str, int]) -> str:
 
 
 def _seconds(value: str | None) -> float:
-    """A time since 1970; ``+60`` and ``-60`` are relative to the true one; ``now``, or nothing, is that."""
+    """
+    A time since 1970; ``+60`` and ``-60`` are relative to the true one; ``now``, or nothing, is that.
+
+    Linux refuses a time that is less than what it has been up for, so the first day of 1970 is the second.
+    """
     if value in (None, "", "now"):
         return time.time()
     assert value
     try:
-        return time.time() + float(value) if value[0] in "+-" else float(value)
+        return time.time() + float(value) if value[0] in "+-" else max(float(value), 86_400.0)
     except ValueError:
         raise VirtualError(f"{value!r} is no time: seconds since 1970, or +60, -60 or now") from None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ def build_power(arch: str) -> Path:
         return built
     compiler = packages.need(f"{prefix}gcc", package)
     built.parent.mkdir(parents=True, exist_ok=True)
-    staging = built.with_name(f".{built.name}.new")
+    staging = built.with_name(f".{built.name}.{os.getpid()}")
     done = subprocess.run(
         [compiler, "-std=gnu11", "-O2", "-s", "-static", "-o", str(staging), str(SOURCE), "-lm"],
         capture_output=True, text=True, check=False,
