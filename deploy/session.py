@@ -463,12 +463,14 @@ def _bring_agent(board: Board, channel: Channel) -> bytes:
                 )
             elif text.startswith("DEPLOY-FAIL"):
                 reason = text.removeprefix("DEPLOY-FAIL ")
-                kind = DiskFull if "No space left" in reason else TransportError
-                raise kind(
-                    f"board {board.name!r} cannot keep the agent: {reason}",
-                    f"`root:` of {board.name!r} in boards.yaml names the folder it lies in",
-                    board=board.name,
-                )
+                where = f"`root:` of {board.name!r} in boards.yaml names the folder it lies in"
+                if "No space left" in reason:
+                    raise DiskFull(
+                        f"board {board.name!r} cannot keep the agent: the disk is full: {reason}",
+                        f"`deploy boards clean {board.name}` removes what deploy put there; {where}",
+                        board=board.name,
+                    )
+                raise TransportError(f"board {board.name!r} cannot keep the agent: {reason}", where, board=board.name)
     return said
 
 
@@ -483,11 +485,9 @@ def _not_started(board: Board, channel: Channel, said: bytes) -> TransportError:
             board=board.name,
         )
     last = text.splitlines()[-1:] or ["nothing"]
-    kind = (
-        AgentBroken
-        if re.search(r"ImportError|ModuleNotFoundError|SyntaxError|No module named", text)
-        else TransportError
-    )
+    # Without a word and without a fault: its files are empty, as a power cut leaves them.
+    broken = status == 0 or re.search(r"(Import|ModuleNotFound|Syntax|Attribute)Error|No module named", text)
+    kind = AgentBroken if broken else TransportError
     return kind(
         f"board {board.name!r} ended with status {status} before the agent spoke; it said: {one_line(last[0])}",
         board=board.name,

@@ -521,6 +521,7 @@ class Store:
                 with _disk_errors(self.root):
                     try:
                         source.extractall(staging)
+                        os.sync()  # as for a blob; for hundreds of files at once
                         if not target.is_dir():  # else another conversation was faster
                             os.rename(staging, target)
                     finally:

@@ -61,7 +61,9 @@ class SshChannel:
                 self._tail = (self._tail + chunk)[-TAIL_BYTES:]
         except TimeoutError:
             pass
-        status = self._channel.recv_exit_status() if self._channel.exit_status_ready() else None
+        # The status comes after the end of the output; without it, the connection ended before the command.
+        known = self._channel.status_event.wait(CLOSE_S) and self._channel.exit_status >= 0
+        status = self._channel.exit_status if known else None
         return status, self._tail.decode("utf-8", "replace")
 
     def close(self) -> None:

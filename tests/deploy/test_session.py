@@ -149,6 +149,17 @@ def test_a_root_that_cannot_be_written_says_which_folder(open_session: Open, loc
     assert not isinstance(caught.value, DiskFull)
 
 
+@pytest.mark.parametrize("damage", [b"", b"import gone"])
+def test_an_agent_whose_files_a_power_cut_left_empty_is_brought_again(
+    open_session: Open, local: Board, damage: bytes
+) -> None:
+    open_session(local).close()
+    for path in (Path(local.root) / "agent").rglob("*.py"):
+        path.write_bytes(damage)
+
+    assert open_session(local).ping() > 0
+
+
 def test_an_upload_goes_on_where_the_last_one_ended(session: Session, open_session: Open, local: Board) -> None:
     import hashlib
 

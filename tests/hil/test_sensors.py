@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.qemu, pytest.mark.xdist_group("sensors")]
 
 IDLE_S, BUSY_S = 1.0, 10.0
 TILE_NS = 250_000_000
+WATCH = "/tmp/watch"
 Shell = Callable[..., bytes]
 
 
@@ -65,6 +66,7 @@ def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
                 options = control.Options(cold=True)
                 board = running.enter_context(control.starting(kind, made, extras, name, options, None))
                 shells[name] = shell(board.entries[name]["transport"])
+                shells[name](f"mkdir {WATCH} && tar x -C {WATCH}", our_sampler())
         return shells[name]
 
     yield boot
@@ -78,24 +80,27 @@ def shell(transport: dict[str, Any]) -> Shell:
     login += [f"{transport['user']}@{transport['host']}"]
 
     def run(command: str, given: bytes = b"") -> bytes:
-        return subprocess.run([*login, command], input=given, capture_output=True, check=True, timeout=300).stdout
+        done = subprocess.run([*login, command], input=given, capture_output=True, check=False, timeout=300)
+        assert 0 == done.returncode, f"{command}: {done.stderr.decode(errors='replace')}"
+        return done.stdout
 
     return run
 
 
-def watch(run: Shell, trace: list[tuple[int, float]], rail: str, rate_hz: float) -> dict[str, Any]:
-    """Bring the sampler and the trace there; samples, and what was shown."""
+def our_sampler() -> bytes:
+    """The tar of what measures in the guest."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(ROOT / "devices", "devices", filter=lambda entry: None if "__pycache__" in entry.name else entry)
         archive.add(Path(__file__).with_name("watch_power.py"), "watch_power.py")
-        lines = "".join(f"{t_ns} {mw}\n" for t_ns, mw in trace).encode()
-        described = tarfile.TarInfo("trace")
-        described.size = len(lines)
-        archive.addfile(described, io.BytesIO(lines))
-    run("mkdir -p /tmp/watch && tar x -C /tmp/watch", packed.getvalue())
+    return packed.getvalue()
+
+
+def watch(run: Shell, trace: list[tuple[int, float]], rail: str, rate_hz: float) -> dict[str, Any]:
+    """Play the trace while our sampler looks; samples, and what was shown."""
+    run(f"cat > {WATCH}/trace", "".join(f"{t_ns} {mw}\n" for t_ns, mw in trace).encode())
     seconds = trace[-1][0] / 1e9
-    said = run(f"python3 /tmp/watch/watch_power.py /tmp/watch /tmp/watch/trace {seconds} {rail} {rate_hz}")
+    said = run(f"python3 {WATCH}/watch_power.py {WATCH} {WATCH}/trace {seconds} {rail} {rate_hz}")
     found: dict[str, Any] = json.loads(said)
     assert [] == found["failed"]
     return found
@@ -190,6 +195,6 @@ def test_a_throttle_flag_that_is_raised_is_seen(guests):
     run = guests("pi5")
     run("printf throttled=0x50005 > /sys/module/vcio/parameters/get_throttled")
 
-    ask = "import sys; sys.path.insert(0, '/tmp/watch'); from pathlib import Path; "
-    ask += "from devices.meters.pi5 import Mailbox; print(Mailbox(Path('/dev/vcio')).ask('get_throttled'))"
-    assert b"throttled=0x50005\n" == run(f'python3 -c "{ask}"')
+    ask = "from pathlib import Path; from devices.meters.pi5 import Mailbox; "
+    ask += "print(Mailbox(Path('/dev/vcio')).ask('get_throttled'))"
+    assert b"throttled=0x50005\n" == run(f'cd {WATCH} && python3 -c "{ask}"')
