@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -104,7 +105,8 @@ def current(session: Session, mode: str) -> Kernels | None:
     except KernelsMissing as error:
         return Kernels("off", None, error.message) if mode == "auto" else None
     if not cached.is_file():
-        return Kernels("off", None, _no_compiler()) if mode == "auto" and _no_compiler() else None
+        missing = _no_compiler()
+        return Kernels("off", None, missing) if mode == "auto" and missing else None
     sha256 = hashlib.sha256(cached.read_bytes()).hexdigest()
     return Kernels(mode, sha256) if session.hello.get("kernels") == sha256 else None
 
@@ -146,16 +148,20 @@ def _no_compiler() -> str | None:
     return None if importlib.util.find_spec("ziglang") else "no compiler for the kernels"
 
 
-def _cached(target: str) -> Path:
-    """Named by what goes into it: the sources and the compiler."""
-    digest = hashlib.sha256()
-    folder = sources()
+@functools.cache  # a push asks twice for each board
+def digest(folder: Path) -> str:
+    """Of what the library is made of: the sources and the compiler."""
+    found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".cc", ".h", ".py", ".txt") and path.is_file():
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+            found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        digest.update(importlib.metadata.version("ziglang").encode())
-    return cache_dir() / "kernels" / f"{target}-{digest.hexdigest()[:32]}.so"
+        found.update(importlib.metadata.version("ziglang").encode())
+    return found.hexdigest()[:32]
+
+
+def _cached(target: str) -> Path:
+    return cache_dir() / "kernels" / f"{target}-{digest(sources())}.so"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from devices.meters import sysfs
+
 _ROOT = Path("/")
 
 
@@ -33,14 +35,14 @@ def identity(root: Path = _ROOT) -> dict[str, Any]:
         "libc": f"{libc} {libc_version}".strip() or None,
         "cpus": os.cpu_count(),
         # A null byte ends device-tree strings.
-        "model": _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name"),
-        "compatible": (_text(root / "proc/device-tree/compatible") or "").split("\0"),
+        "model": sysfs.text(root / "proc/device-tree/model") or sysfs.text(root / "sys/class/dmi/id/product_name"),
+        "compatible": (sysfs.text(root / "proc/device-tree/compatible") or "").split("\0"),
         "memory_bytes": _memory(root),
         "os": _os_release(root),
-        "emulator": _text(root / "proc/device-tree/deploy,emulator"),
+        "emulator": sysfs.text(root / "proc/device-tree/deploy,emulator"),
         **_cpu(root),
     }
-    found["serial"] = found["serial"] or _text(root / "proc/device-tree/serial-number")
+    found["serial"] = found["serial"] or sysfs.text(root / "proc/device-tree/serial-number")
     # Arm keeps implementer 0 for software; QEMU's own models say what they are.  A model of a real CPU hides it, so a
     # virtual board says it in its device tree.
     qemu = re.search(r"QEMU (TCG|Virtual)", found["cpu"] or "")
@@ -53,14 +55,15 @@ def state(root: Path = _ROOT, disk: Path | None = None) -> dict[str, Any]:
     """What may change during a run: clocks, governors, temperatures, throttling, load, free space."""
     cpufreq = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
     found: dict[str, Any] = {
-        "governors": sorted({g for g in (_text(c / "scaling_governor") for c in cpufreq) if g}),
-        "cpu_khz": [f for f in (_number(c / "scaling_cur_freq") for c in cpufreq) if f is not None],
-        "cpu_min_khz": [f for f in (_number(c / "scaling_min_freq") for c in cpufreq) if f is not None],
-        "cpu_max_khz": [f for f in (_number(c / "scaling_max_freq") for c in cpufreq) if f is not None],
-        "cpus_online": _text(root / "sys/devices/system/cpu/online"),
-        "cpus_isolated": _text(root / "sys/devices/system/cpu/isolated"),
-        "temperatures_mc": _temperatures(root),
-        "cooling": _cooling(root),
+        "governors": sorted({g for g in (sysfs.text(c / "scaling_governor") for c in cpufreq) if g}),
+        "cpu_khz": [f for f in (sysfs.integer(c / "scaling_cur_freq") for c in cpufreq) if f is not None],
+        "cpu_min_khz": [f for f in (sysfs.integer(c / "scaling_min_freq") for c in cpufreq) if f is not None],
+        "cpu_max_khz": [f for f in (sysfs.integer(c / "scaling_max_freq") for c in cpufreq) if f is not None],
+        "cpus_online": sysfs.text(root / "sys/devices/system/cpu/online"),
+        "cpus_isolated": sysfs.text(root / "sys/devices/system/cpu/isolated"),
+        "temperatures_mc": _thermal(root, "thermal_zone", "temp"),
+        # How hard each works, 0 is not at all: fans, and what slows the CPU down.
+        "cooling": _thermal(root, "cooling_device", "cur_state"),
         "throttled": _throttled(root),
         "throttle_counts": _throttle_counts(root),
         "undervoltage_alarms": _undervoltage(root),
@@ -70,21 +73,9 @@ def state(root: Path = _ROOT, disk: Path | None = None) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value not in (None, "", [], {})}
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text and text.lstrip("-").isdigit() else None
-
-
 def _cpu(root: Path) -> dict[str, Any]:
     """x86 names the CPU; Arm gives implementer and part, which the host can look up."""
-    text = _text(root / "proc/cpuinfo") or ""
+    text = sysfs.text(root / "proc/cpuinfo") or ""
     values: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -104,22 +95,22 @@ def _cpu(root: Path) -> dict[str, Any]:
 
 
 def _memory(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    match = re.search(r"^MemTotal:\s+(\d+) kB", sysfs.text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 
 def _os_release(root: Path) -> str | None:
-    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', _text(root / "etc/os-release") or "", re.MULTILINE)
+    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', sysfs.text(root / "etc/os-release") or "", re.MULTILINE)
     return match[1] if match else None
 
 
-def _temperatures(root: Path) -> dict[str, int]:
-    """Zone -> thousandths of a degree Celsius; boards have several zones of the same type."""
+def _thermal(root: Path, kind: str, file: str) -> dict[str, int]:
+    """What each device of a kind says in `file`, under its number and its type, as boards have several of one type."""
     found = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        value = _number(zone / "temp")
+    for device in sorted((root / "sys/class/thermal").glob(f"{kind}*")):
+        value = sysfs.integer(device / file)
         if value is not None:
-            found[f"{zone.name.replace('thermal_zone', '')}:{_text(zone / 'type')}"] = value
+            found[f"{device.name.removeprefix(kind)}:{sysfs.text(device / 'type')}"] = value
     return found
 
 
@@ -128,39 +119,29 @@ def _throttled(root: Path) -> int | None:
     The Raspberry Pi's flags: bits 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft limit; 16 to 19 the
     same, since boot.  From the firmware driver's sysfs file, where the kernel has it.
     """
-    text = _text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    text = sysfs.text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
     try:
         return int(text, 16) if text else None
     except ValueError:
         return None
 
 
-def _cooling(root: Path) -> dict[str, int]:
-    """Cooling device -> how hard it works, 0 is not at all.  Fans are among them, and what slows the CPU down."""
-    found = {}
-    for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
-        value = _number(device / "cur_state")
-        if value is not None:
-            found[f"{device.name.replace('cooling_device', '')}:{_text(device / 'type')}"] = value
-    return found
-
-
 def _throttle_counts(root: Path) -> dict[str, int]:
     """How often hardware slowed something down since boot: x86 cores and packages, Tegra's over-current events."""
     paths = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
     paths += sorted((root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"))
-    counts = ((path, _number(path)) for path in paths)
+    counts = ((path, sysfs.integer(path)) for path in paths)
     return {f"{path.parts[-3]}/{path.name}": count for path, count in counts if count is not None}
 
 
 def _undervoltage(root: Path) -> list[str]:
     """Sensors that report too low a supply just now (rpi_volt, polled by the kernel every 2 s)."""
     alarms = sorted((root / "sys/class/hwmon").glob("hwmon*/in*_lcrit_alarm"))
-    return [f"{_text(path.parent / 'name')}/{path.name}" for path in alarms if _number(path) == 1]
+    return [f"{sysfs.text(path.parent / 'name')}/{path.name}" for path in alarms if sysfs.integer(path) == 1]
 
 
 def _load(root: Path) -> float | None:
-    text = _text(root / "proc/loadavg")
+    text = sysfs.text(root / "proc/loadavg")
     return float(text.split()[0]) if text else None
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from deploy.boards import LOCAL, Board
+from deploy.cli import execute
 from deploy.session import Session, connect
 
+Said = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 CORPUS = Path(os.environ.get("DEPLOY_CORPUS", ROOT.parent / "shared" / "corpus"))
@@ -60,6 +62,21 @@ def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("DEPLOY_RESULTS", str(home / "results"))
     return home
+
+
+@pytest.fixture
+def say(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
+    """``say("push", "x.bundle")`` in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = execute([str(word) for word in words])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
 
 
 @pytest.fixture

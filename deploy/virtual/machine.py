@@ -203,14 +203,14 @@ def seed(kind: Kind, image: Image, name: str, extras: Extras, password: str = ""
     here = keys()
     files = {
         "seed/settings": File("".join(f"{key}={shlex.quote(value)}\n" for key, value in settings.items()).encode()),
-        "seed/root/etc/ssh/ssh_host_ed25519_key": File(here.host.read_bytes(), 0o600),
-        "seed/root/etc/ssh/ssh_host_ed25519_key.pub": File(here.public(here.host).encode()),
-        "seed/root/etc/ssh/authorized_keys": File(here.public(here.login).encode()),
+        "seed/tree/etc/ssh/ssh_host_ed25519_key": File(here.host.read_bytes(), 0o600),
+        "seed/tree/etc/ssh/ssh_host_ed25519_key.pub": File(here.public(here.host).encode()),
+        "seed/tree/etc/ssh/authorized_keys": File(here.public(here.login).encode()),
     }
-    files |= {f"seed/root/{path.lstrip('/')}": file for path, file in extras.files.items()}
+    files |= {f"seed/tree/{path.lstrip('/')}": file for path, file in extras.files.items()}
     files |= {f"seed/start/{number:02}": File(text.encode() + b"\n") for number, text in enumerate(extras.start)}
     if extras.modules:
-        base = f"seed/root/usr/lib/modules/{image.kernel_release}"
+        base = f"seed/tree/usr/lib/modules/{image.kernel_release}"
         added = {f"extra/{path.name}": path for path in sorted(extras.modules.glob("*.ko"))}
         files |= {f"{base}/{path}": File(module.read_bytes()) for path, module in added.items()}
         files[f"{base}/modules.dep"] = File(initramfs.modules_dep({**image.modules(), **added}).encode())

@@ -88,6 +88,12 @@ def number(path: Path) -> float | None:
         return None
 
 
+def integer(path: Path) -> int | None:
+    """The integer in the file; None if there is none."""
+    found = number(path)
+    return int(found) if found is not None and found.is_integer() else None
+
+
 def origin(device: Path) -> str:
     """
     ``stub`` if the chip behind `device` is one that the kernel's i2c-stub pretends, else ``measured``.

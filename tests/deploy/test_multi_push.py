@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,11 @@ from deploy import runtime
 from deploy.boards import LOCAL, Board, parse
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.cli import execute as deploy
 from deploy.errors import BoardUnreachable, GoldenMismatch, UnknownBoard
 from deploy.fleet import Outcome, push_to_all
 from devices.protocol.manifest import GOLDEN as GOLDEN_FILE
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, Said
 from tests.deploy.test_push import _altered
-
-Say = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +50,6 @@ boards:
 """
     )
     return tmp_path / "boards.yaml"
-
-
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str]) -> Say:
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = deploy([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return run
 
 
 class Watcher:
@@ -126,7 +113,7 @@ def test_a_bundle_that_does_not_prove_itself_fails_everywhere_and_switches_nothi
     assert [True, True] == [outcome.pushed.was_current for outcome in outcomes if outcome.pushed]
 
 
-def test_several_boards_print_a_line_each_and_fail_if_one_did(say: Say, lab: Path) -> None:
+def test_several_boards_print_a_line_each_and_fail_if_one_did(say: Said, lab: Path) -> None:
     code, _, err = say("build", GOLDEN / "digits_int8.tflite", "-o", "digits.bundle")
     assert 0 == code, err
 
@@ -141,7 +128,7 @@ def test_several_boards_print_a_line_each_and_fail_if_one_did(say: Say, lab: Pat
     )
 
 
-def test_json_is_a_list_when_several_boards_were_asked_for(say: Say, lab: Path) -> None:
+def test_json_is_a_list_when_several_boards_were_asked_for(say: Said, lab: Path) -> None:
     say("build", GOLDEN / "digits_int8.tflite", "-o", "digits.bundle")
 
     code, out, _ = say("push", "--tag", "desk", "--tag", "attic", "digits.bundle", "--json")

@@ -15,7 +15,6 @@ from deploy import bundle as bundles
 from deploy.boards import Board
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.cli import execute as deploy
 from deploy.errors import BoardError, GoldenMismatch, NotOnBoard
 from deploy.push import push
 from deploy.releases import listing, rollback
@@ -23,7 +22,7 @@ from deploy.session import Session
 from deploy.verify import prove
 from devices.protocol.manifest import GOLDEN as GOLDEN_FILE
 from devices.protocol.manifest import MODEL
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, Said
 from tests.deploy.test_push import _altered, current
 
 Open = Callable[..., Session]
@@ -273,30 +272,25 @@ def test_a_history_that_makes_no_sense_is_passed_over(session: Session, digits: 
     assert 0o600 == history.stat().st_mode & 0o777
 
 
-def test_the_verbs_list_go_back_and_say_what_they_did(
-    digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def say(*words: str) -> str:
-        capfd.readouterr()
-        code = deploy(list(words))
-        out, err = capfd.readouterr()
+def test_the_verbs_list_go_back_and_say_what_they_did(digits: Bundle, tmp_path: Path, say: Said) -> None:
+    def says(*words: str) -> str:
+        code, out, err = say(*words)
         assert 0 == code, err
         return out
 
-    monkeypatch.chdir(tmp_path)
-    assert "local: nothing pushed yet\n" == say("releases")
+    assert "local: nothing pushed yet\n" == says("releases")
     for number in (1, 2):
         version(digits, number).write(tmp_path / "net.bundle")
-        say("push", "net.bundle")
+        says("push", "net.bundle")
 
-    lines = [line.split() for line in say("releases").splitlines()]
+    lines = [line.split() for line in says("releases").splitlines()]
     assert ["digits/1", version(digits, 1).digest[:12], "before"] == [lines[3][0], lines[3][1], lines[3][-1]]
     assert ["digits/2", "current"] == [lines[4][0], lines[4][-1]]
     proof = "8 golden vectors bit-exact (80 values)"
-    assert f"local: digits/1 is current again, instead of digits/2 ({proof})\n" == say("rollback")
-    assert "local: digits/1 is current already\n" == say("rollback", "digits/1")
-    back = json.loads(say("rollback", "digits/2", "--json"))
+    assert f"local: digits/1 is current again, instead of digits/2 ({proof})\n" == says("rollback")
+    assert "local: digits/1 is current already\n" == says("rollback", "digits/1")
+    back = json.loads(says("rollback", "digits/2", "--json"))
     assert ("local", "digits/2", "digits/1", True) == (
         back["board"], back["release"], back["before"], back["verification"]["passed"]
     )  # fmt: skip
-    assert [False, True] == [entry["current"] for entry in json.loads(say("releases", "--json"))]
+    assert [False, True] == [entry["current"] for entry in json.loads(says("releases", "--json"))]

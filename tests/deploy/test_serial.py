@@ -176,24 +176,32 @@ def test_a_password_comes_from_the_keyring_where_there_is_one(tmp_path: Path, mo
     assert None is stored_password("another")  # this backend fails; then a person is asked
 
 
-def test_kernel_messages_in_between_disturb_neither_login_nor_conversation(bench: Bench) -> None:
-    board = bench.set_up(password="raspberry")
+@contextmanager
+def kernel_messages(bench: Bench, text: str) -> Iterator[None]:
+    """While it lasts the kernel logs `text`, with a number in it, some ten times a second."""
     over = threading.Event()
 
-    def kernel() -> None:
+    def log() -> None:
         count = 0
-        while not over.wait(0.15):
+        while not over.wait(0.1):
             count += 1
-            bench.line.tell(f"log [ {count:5}.123456] usb 1-1: new high-speed USB device number {count} using xhci_hcd")
+            bench.line.tell(f"log [ {count:5}.123456] {text.format(count)}")
 
-    thread = threading.Thread(target=kernel)
+    thread = threading.Thread(target=log)
     thread.start()
     try:
-        session = bench.connect(board, "raspberry")
-        assert [True] * 10 == [session.ping() > 0 for _ in range(10)]
+        yield
     finally:
         over.set()
         thread.join()
+
+
+def test_kernel_messages_in_between_disturb_neither_login_nor_conversation(bench: Bench) -> None:
+    board = bench.set_up(password="raspberry")
+
+    with kernel_messages(bench, "usb 1-1: new high-speed USB device number {} using xhci_hcd"):
+        session = bench.connect(board, "raspberry")
+        assert [True] * 10 == [session.ping() > 0 for _ in range(10)]
 
 
 def test_a_bundle_arrives_over_a_line_with_an_error_in_a_thousand_bytes(bench: Bench) -> None:
@@ -219,21 +227,8 @@ def test_a_line_that_is_cut_a_hundred_times_damages_bytes_and_carries_kernel_mes
     data = random.Random(1).randbytes(CUTS * CUT_EVERY)
     bench.line.tell(f"cuts {CUTS} {CUT_EVERY} 0.01")
     bench.line.tell("errors 2e-4")
-    over = threading.Event()
-
-    def kernel() -> None:
-        count = 0
-        while not over.wait(0.1):
-            count += 1
-            bench.line.tell(f"log [ {count:5}.654321] EXT4-fs (mmcblk0p2): re-mounted, opts: (null), ~}}~ {count}")
-
-    thread = threading.Thread(target=kernel)
-    thread.start()
-    try:
+    with kernel_messages(bench, "EXT4-fs (mmcblk0p2): re-mounted, opts: (null), ~}}~ {}"):
         assert len(data) == session.upload(hashlib.sha256(data).hexdigest(), data)
-    finally:
-        over.set()
-        thread.join()
     bench.line.tell("errors 0")
     counts = bench.line.counts()
     link = session._channel._link  # type: ignore[attr-defined]

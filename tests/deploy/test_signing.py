@@ -18,7 +18,6 @@ from deploy import inference, signing
 from deploy.boards import Board, parse
 from deploy.build import build
 from deploy.bundle import Bundle
-from deploy.cli import execute as deploy
 from deploy.errors import BundleError, ConfigError, Untrusted
 from deploy.push import push
 from deploy.releases import listing, rollback
@@ -26,10 +25,9 @@ from deploy.session import Session
 from devices.ed25519 import verify
 from devices.protocol import signature
 from devices.protocol.manifest import MODEL
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, Said
 
 Open = Callable[..., Session]
-Say = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -279,19 +277,7 @@ def test_a_key_file_that_is_damaged_opens_nothing(
 # The verbs
 
 
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = deploy([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return run
-
-
-def test_from_keygen_to_a_board_that_trusts_and_then_trusts_another_key(say: Say, tmp_path: Path) -> None:
+def test_from_keygen_to_a_board_that_trusts_and_then_trusts_another_key(say: Said, tmp_path: Path) -> None:
     model = GOLDEN / "digits_int8.tflite"
     board = f"{{kind: generic, transport: {{kind: local}}, root: {tmp_path}/board, public_key: KEY.pub}}"
     (tmp_path / "boards.yaml").write_text(f"schema: 1\nboards:\n  pi: {board.replace('KEY', 'one.key')}\n")

@@ -426,7 +426,7 @@ def test_extras_travel_with_the_board_and_name_its_snapshot(tmp_path: Path) -> N
     packed = gzip.decompress(machine.seed(KINDS["pi4"], base, "desk", rich))
 
     assert plain.digest() != rich.digest() != Extras(tmp_path, {"/etc/x": File(b"z")}, ("modprobe stub",)).digest()
-    for name in (b"seed/root/etc/x", b"seed/start/00", b"seed/root/usr/lib/modules/6.1/extra/stub.ko", b"NAME=desk\n"):
+    for name in (b"seed/tree/etc/x", b"seed/start/00", b"seed/tree/usr/lib/modules/6.1/extra/stub.ko", b"NAME=desk\n"):
         assert name in packed
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,10 @@ import psutil
 import pytest
 
 from deploy.boards import LOCAL
-from deploy.cli import execute as deploy
 from deploy.measure import spools
 from deploy.results.store import Run, Store
 from deploy.session import connect
-from tests.conftest import GOLDEN, ROOT
-
-Said = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = deploy([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return run
+from tests.conftest import GOLDEN, ROOT, Said
 
 
 @pytest.fixture

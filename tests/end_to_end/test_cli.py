@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,10 @@ import psutil
 import pytest
 
 from deploy.cli import VERBS, cli
-from deploy.cli import execute as deploy
-from tests.conftest import GOLDEN, ROOT
+from tests.conftest import GOLDEN, ROOT, Said
 from tests.models import elementwise
 
 DIGITS = GOLDEN / "digits_int8.tflite"
-Said = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def say(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
-    """``say("push", "x.bundle")`` in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = deploy([str(word) for word in words])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
