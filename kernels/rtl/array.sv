@@ -1,0 +1,109 @@
+// The multipliers: PIXELS x CHANNELS sums over 4 products each, in every cycle.
+//
+// One multiplier of a DSP48E1 makes two products: the weights of two channels lie 17 bits apart in its 25-bit operand.
+// Four in a row add up in the DSPs' own cascade; each is one cycle behind the one before, and so are its operands.
+// The lower sum is at most 4 * 127 * 128 < 2^16 in size, so 17 bits hold it: that is why no weight may be -128.
+module array #(
+    parameter int PIXELS   = 12,
+    parameter int CHANNELS = 8,
+    parameter int SUM_BITS = 25
+) (
+    input  logic                                clock,
+    // Operands, all of one step.
+    input  logic [               PIXELS*32-1:0] lower,      // 4 input channels, for output channels 0 to 3
+    input  logic [               PIXELS*32-1:0] upper,      // for output channels 4 to 7
+    input  logic [             CHANNELS*32-1:0] weights,    // 4 for each output channel
+    // Of the step whose operands came 5 cycles ago.
+    input  logic                                add,
+    input  logic                                restart,    // the first step of a tile
+    input  logic                                maximum,
+    output logic [PIXELS*CHANNELS*SUM_BITS-1:0] sums
+);
+  localparam int PAIRS = CHANNELS / 2;
+  localparam int K = 4;
+  localparam int GAP = 17;
+  localparam int P_BITS = 36;
+
+  // Two weights in one operand, for each pair of channels and each of the four products.
+  logic signed [24:0] packed_weights[0:PAIRS-1][0:K-1][0:K-1];  // [pair][product][delay]
+  logic signed [7:0] lower_values[0:PIXELS-1][0:K-1][0:K-1];
+  logic signed [7:0] upper_values[0:PIXELS-1][0:K-1][0:K-1];
+
+  for (genvar c = 0; c < PAIRS; c++) begin : g_weight
+    for (genvar k = 0; k < K; k++) begin : g_k
+      logic signed [7:0] even, odd;
+      assign even = weights[(2*c*K+k)*8+:8];
+      assign odd  = weights[((2*c+1)*K+k)*8+:8];
+      always_ff @(posedge clock) packed_weights[c][k][0] <= (25'(odd) <<< GAP) + 25'(even);
+      for (genvar d = 1; d <= k; d++) begin : g_delay
+        always_ff @(posedge clock) packed_weights[c][k][d] <= packed_weights[c][k][d-1];
+      end
+    end
+  end
+
+  for (genvar p = 0; p < PIXELS; p++) begin : g_value
+    for (genvar k = 0; k < K; k++) begin : g_k
+      always_ff @(posedge clock) begin
+        lower_values[p][k][0] <= lower[(p*K+k)*8+:8];
+        upper_values[p][k][0] <= upper[(p*K+k)*8+:8];
+      end
+      for (genvar d = 1; d <= k; d++) begin : g_delay
+        always_ff @(posedge clock) begin
+          lower_values[p][k][d] <= lower_values[p][k][d-1];
+          upper_values[p][k][d] <= upper_values[p][k][d-1];
+        end
+      end
+    end
+  end
+
+  for (genvar p = 0; p < PIXELS; p++) begin : g_pixel
+    for (genvar c = 0; c < PAIRS; c++) begin : g_pair
+      logic signed [P_BITS-1:0] cascade[0:K-1];
+      for (genvar k = 0; k < K; k++) begin : g_k
+        logic signed [7:0] value;
+        assign value = c < PAIRS / 2 ? lower_values[p][k][k] : upper_values[p][k][k];
+        logic signed [P_BITS-1:0] product;
+        assign product = packed_weights[c][k][k] * value;
+        if (k == 0) begin : g_first
+          always_ff @(posedge clock) cascade[k] <= product;
+        end else begin : g_next
+          always_ff @(posedge clock) cascade[k] <= cascade[k-1] + product;
+        end
+      end
+      // A negative lower sum has borrowed one from the upper.
+      logic signed [SUM_BITS-1:0] even, odd;
+      assign even = SUM_BITS'($signed(cascade[K-1][GAP-1:0]));
+      assign odd  = SUM_BITS'($signed(cascade[K-1][P_BITS-1:GAP])) + SUM_BITS'(cascade[K-1][GAP-1]);
+      accumulator #(
+          .BITS(SUM_BITS)
+      ) even_sum (
+          .clock(clock), .add(add), .restart(restart), .maximum(maximum), .value(even),
+          .sum(sums[(p*CHANNELS+2*c)*SUM_BITS+:SUM_BITS])
+      );
+      accumulator #(
+          .BITS(SUM_BITS)
+      ) odd_sum (
+          .clock(clock), .add(add), .restart(restart), .maximum(maximum), .value(odd),
+          .sum(sums[(p*CHANNELS+2*c+1)*SUM_BITS+:SUM_BITS])
+      );
+    end
+  end
+endmodule
+
+// One sum, or the largest value.
+module accumulator #(
+    parameter int BITS = 25
+) (
+    input  logic                   clock,
+    input  logic                   add,
+    input  logic                   restart,
+    input  logic                   maximum,
+    input  logic signed [BITS-1:0] value,
+    output logic signed [BITS-1:0] sum
+);
+  always_ff @(posedge clock)
+    if (add) begin
+      if (restart || (maximum && value > sum)) sum <= value;
+      else if (!maximum) sum <= sum + value;
+    end
+endmodule
