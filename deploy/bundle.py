@@ -11,6 +11,7 @@ A bundle is held in memory whole: on the host, a model of 200 MB takes 200 MB.  
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 import zlib
@@ -56,14 +57,20 @@ class Bundle:
     def model(self) -> bytes:
         return self.files[manifests.MODEL]
 
+    def packed(self) -> bytes:
+        """The content of the file."""
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+            signed = [(signatures.FILE, self.signature)] if self.signature else []
+            for name, data in [(MANIFEST, self.manifest_bytes), *signed, *sorted(self.files.items())]:
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+        return out.getvalue()
+
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         staging = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with zipfile.ZipFile(staging, "w", zipfile.ZIP_STORED) as archive:
-                signed = [(signatures.FILE, self.signature)] if self.signature else []
-                for name, data in [(MANIFEST, self.manifest_bytes), *signed, *sorted(self.files.items())]:
-                    archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            staging.write_bytes(self.packed())
             os.replace(staging, path)
         except OSError as error:
             staging.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import inference
-from deploy.data import Dataset, feed
+from deploy.data import Dataset, feed, refuse_ambiguous
 from deploy.errors import BadInput, DataError
 from deploy.session import Session
 
@@ -61,13 +61,16 @@ def evaluate(
         arrived: gets the predictions as they come, so that they are not lost when the run is cut.
 
     Raises:
-        BadInput: the samples do not fit, or the model has more than one input.
+        BadInput: the samples do not fit, only a preprocess could say what they mean, or the model has more than one
+            input.
         DataError: no labels, or the label of a sample is not among the outputs.
     """
     if len(model.inputs) != 1:
         raise BadInput(f"{subject}: accuracy needs one input; the model has {len(model.inputs)}")
     if dataset.y is None:
         raise DataError(f"{dataset.source} has no labels")
+    if preprocess is None:
+        refuse_ambiguous(dataset.x, model.inputs[0], dataset.source)
     fed = feed(dataset.x, model.inputs[0], preprocess)
     predicted = arrived if arrived is not None else []
     answers = inference.infer(

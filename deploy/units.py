@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def duration(ns: float) -> str:
     """``2.794 us``."""
@@ -20,6 +22,18 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def span(seconds: float) -> str:
+    """``25 s``, ``4 min``, ``2 h 5 min``: how long a person has to wait, rounded up."""
+    whole = math.ceil(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = math.ceil(whole / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def _scaled(value: float, units: tuple[tuple[str, float], ...], smallest: str) -> str:

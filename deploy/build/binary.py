@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from deploy.build.flatfile import add_operator, add_signature, add_tensor, finish, new_model
 from deploy.errors import BuildError
 
 
@@ -77,20 +77,20 @@ def append_binary(model: schema.ModelT, x: int, layer: BinaryLayer, name: str) -
     _check(layer, shape, name)
     out_c, in_c = layer.weights.shape[0], layer.weights.shape[-1]
     values = ([layer.input_scale], 0)
-    wide = _tensor(model, f"{name}/int32", shape, "INT32")
-    _operator(model, "CAST", 1, [x], [wide], _cast_options())
-    threshold = _tensor(model, f"{name}/threshold", [in_c], "INT32", data=layer.threshold.astype("<i4"))
-    bits = _tensor(model, f"{name}/bits", shape, "BOOL")
-    _operator(model, "GREATER_EQUAL", 1, [wide, threshold], [bits], schema.GreaterEqualOptionsT())
-    high = _tensor(model, f"{name}/high", [1], "INT8", values, np.array([layer.high], np.int8))
-    low = _tensor(model, f"{name}/low", [1], "INT8", values, np.array([layer.low], np.int8))
-    binary = _tensor(model, f"{name}/binary", shape, "INT8", values)
-    _operator(model, "SELECT_V2", 1, [bits, high, low], [binary], schema.SelectV2OptionsT())
+    wide = add_tensor(model, f"{name}/int32", shape, "INT32")
+    add_operator(model, "CAST", 1, [x], [wide], _cast_options())
+    threshold = add_tensor(model, f"{name}/threshold", [in_c], "INT32", data=layer.threshold.astype("<i4"))
+    bits = add_tensor(model, f"{name}/bits", shape, "BOOL")
+    add_operator(model, "GREATER_EQUAL", 1, [wide, threshold], [bits], schema.GreaterEqualOptionsT())
+    high = add_tensor(model, f"{name}/high", [1], "INT8", values, np.array([layer.high], np.int8))
+    low = add_tensor(model, f"{name}/low", [1], "INT8", values, np.array([layer.low], np.int8))
+    binary = add_tensor(model, f"{name}/binary", shape, "INT8", values)
+    add_operator(model, "SELECT_V2", 1, [bits, high, low], [binary], schema.SelectV2OptionsT())
 
     scales = [float(s) for s in layer.weight_scale]
-    weights = _tensor(model, f"{name}/weights", list(layer.weights.shape), "INT8", (scales, 0), layer.weights)
+    weights = add_tensor(model, f"{name}/weights", list(layer.weights.shape), "INT8", (scales, 0), layer.weights)
     bias_scales = [float(np.float32(layer.input_scale) * np.float32(s)) for s in scales]
-    bias = _tensor(model, f"{name}/bias", [out_c], "INT32", (bias_scales, 0), layer.bias.astype("<i4"))
+    bias = add_tensor(model, f"{name}/bias", [out_c], "INT32", (bias_scales, 0), layer.bias.astype("<i4"))
     quantization = ([layer.output_scale], layer.output_zero_point)
     activation = getattr(schema.ActivationFunctionType, layer.activation)
     options: Any
@@ -103,8 +103,8 @@ def append_binary(model: schema.ModelT, x: int, layer: BinaryLayer, name: str) -
         options.dilationHFactor, options.dilationWFactor = layer.dilation
         out_shape = [shape[0], *_out_size(layer, shape), out_c]
     options.fusedActivationFunction = activation
-    y = _tensor(model, name, out_shape, "INT8", quantization)
-    _operator(model, op, version, [binary, weights, bias], [y], options)
+    y = add_tensor(model, name, out_shape, "INT8", quantization)
+    add_operator(model, op, version, [binary, weights, bias], [y], options)
     return y
 
 
@@ -118,23 +118,12 @@ def binary_model(in_shape: tuple[int, ...], in_scale: float, in_zero_point: int,
     Raises:
         BuildError: the numbers do not make binary layers.
     """
-    model = schema.ModelT()
-    model.version = 3
-    model.description = "binary"
-    model.buffers = [schema.BufferT()]
-    model.operatorCodes = []
-    graph = schema.SubGraphT()
-    graph.name = "main"
-    graph.tensors, graph.operators = [], []
-    model.subgraphs = [graph]
-    last = _tensor(model, "x", list(in_shape), "INT8", ([in_scale], in_zero_point))
-    graph.inputs = [last]
+    model = new_model("binary")
+    first = last = add_tensor(model, "x", list(in_shape), "INT8", ([in_scale], in_zero_point))
     for index, layer in enumerate(layers):
         last = append_binary(model, last, layer, f"binary{index}")
-    graph.outputs = [last]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    add_signature(model, {"x": first}, {"y": last})
+    return finish(model)
 
 
 def _check(layer: BinaryLayer, shape: list[int], name: str) -> None:
@@ -167,49 +156,3 @@ def _cast_options() -> schema.CastOptionsT:
     options = schema.CastOptionsT()
     options.inDataType, options.outDataType = schema.TensorType.INT8, schema.TensorType.INT32
     return options
-
-
-def _tensor(
-    model: schema.ModelT,
-    name: str,
-    shape: list[int],
-    dtype: str,
-    quantization: tuple[list[float], int] | None = None,
-    data: NDArray[Any] | None = None,
-) -> int:
-    tensor = schema.TensorT()
-    tensor.name = name
-    tensor.shape = shape
-    tensor.type = getattr(schema.TensorType, dtype)
-    tensor.buffer = 0
-    tensor.quantization = schema.QuantizationParametersT()
-    if quantization:
-        scales, zero_point = quantization
-        tensor.quantization.scale = scales
-        tensor.quantization.zeroPoint = [zero_point] * len(scales)
-    if data is not None:
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(data.tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        tensor.buffer = len(model.buffers) - 1
-    model.subgraphs[0].tensors.append(tensor)
-    return len(model.subgraphs[0].tensors) - 1
-
-
-def _operator(
-    model: schema.ModelT, name: str, version: int, inputs: list[int], outputs: list[int], options: Any
-) -> None:
-    builtin = getattr(schema.BuiltinOperator, name)
-    codes = [(code.builtinCode, code.version) for code in model.operatorCodes]
-    if (builtin, version) not in codes:
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.version = builtin, version
-        code.deprecatedBuiltinCode = min(builtin, 127)
-        model.operatorCodes.append(code)
-        codes.append((builtin, version))
-    operator = schema.OperatorT()
-    operator.opcodeIndex = codes.index((builtin, version))
-    operator.inputs, operator.outputs = inputs, outputs
-    operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-    operator.builtinOptions = options
-    model.subgraphs[0].operators.append(operator)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     """
     + common.example("deploy evaluate --board local net.bundle --data images.npz"),
 )
-@common.board_option
+@common.any_board_option
 @common.bundle_argument
 @click.option(
     "--data", required=True, metavar="NPZ", help="x_test and y_test (or x and y): an .npz, or module:function."
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     boards_file: str | None,
-    board_name: str,
+    board_name: str | None,
     bundle_path: Path,
     data: str,
     count: int | None,
@@ -55,6 +55,7 @@ def command(
     how = parse_preprocess(preprocess) if preprocess else bundle.manifest.preprocess
     settings = {"data": data, "count": count, "preprocess": how, "threads": threads}
     with common.on_board(boards_file, board_name, bundle) as on, on.stored("evaluate", settings) as writer:
+        board_name = on.board.name
         arrived: list[int] = []
         try:
             model = inference.load(

@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy.cli import common
 
+if TYPE_CHECKING:
+    from deploy.bundle import Bundle
+    from deploy.model_file import Layer, ModelFacts, Oddity
+
 
 @click.command(
     "inspect",
     help="""
-    Show what a .tflite or a bundle holds: inputs, outputs, operators, weights.  Nothing is run.
+    Show what a .tflite or a bundle holds: inputs, outputs, operators, weights, multiply-accumulates, memory, and what
+    is odd about its quantization.  Nothing is run.
+
+    With --data the samples go through it, here, and ranges that they leave or do not fill are named.
 
     With --board it is loaded there, and the table says for each node that our kernels know which one runs it and why.
     """
-    + common.example("deploy inspect net.bundle", "deploy inspect --board local net.bundle"),
+    + common.example(
+        "deploy inspect net.bundle",
+        "deploy inspect --layers net.tflite",
+        "deploy inspect --data images.npz net.bundle",
+        "deploy inspect --board local net.bundle",
+    ),
 )
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--layers", "by_layer", is_flag=True, help="Show every operator with what it costs.")
+@click.option("--data", metavar="DATA", help="Look at what these samples make of the ranges.")
+@click.option("--preprocess", metavar="HOW", help="Instead of the bundle's: raw, unit, symmetric or SCALE,OFFSET.")
+@click.option("--count", default=100, show_default=True, type=click.IntRange(1), help="Samples of --data to look at.")
 @click.option("--board", "-b", "board_name", metavar="NAME", help="Show which kernels would run on this board.")
 @common.strict_option
 @common.kernels_option
 @common.json_option
 @click.pass_obj
-def command(boards_file: str | None, path: Path, board_name: str | None, as_json: bool) -> None:
+def command(
+    boards_file: str | None,
+    path: Path,
+    by_layer: bool,
+    data: str | None,
+    preprocess: str | None,
+    count: int,
+    board_name: str | None,
+    as_json: bool,
+) -> None:
     if board_name:
         _on_board(boards_file, board_name, path, as_json)
     else:
-        _file(path, as_json)
+        _file(path, by_layer, data, preprocess, count, as_json)
 
 
 def _on_board(boards_file: str | None, board_name: str, path: Path, as_json: bool) -> None:
@@ -63,7 +88,7 @@ def _cpu(identity: dict[str, Any]) -> str:
     return f"{identity.get('model') or identity['machine']} ({features})"
 
 
-def _file(path: Path, as_json: bool) -> None:
+def _file(path: Path, by_layer: bool, samples: str | None, preprocess: str | None, count: int, as_json: bool) -> None:
     from deploy import bundle as bundles
     from deploy import model_file
     from deploy.errors import BundleError
@@ -78,8 +103,16 @@ def _file(path: Path, as_json: bool) -> None:
         bundle = bundles.read(path)
         data = bundle.model
     facts = model_file.read(data, path.name)
+    layers = model_file.layers(data, path.name)
+    cost, arena = model_file.cost(layers), model_file.arena(data, path.name)
+    odd = model_file.oddities(data, path.name)
+    if samples:
+        odd += _met(data, path.name, facts, bundle, samples, preprocess, count)
     if as_json:
-        common.show_json({"model": facts, "manifest": bundle.manifest if bundle else None})
+        common.show_json(
+            {"model": facts, "manifest": bundle.manifest if bundle else None, "layers": layers, "cost": cost,
+             "arena": arena, "oddities": odd}
+        )  # fmt: skip
         return
     common.show(f"{path}: model of {common.size(facts.bytes)}, {sum(facts.ops.values())} operators")
     if bundle:
@@ -118,3 +151,42 @@ def _file(path: Path, as_json: bool) -> None:
     ]
     if any(extras):
         common.show("; ".join(filter(None, extras)))
+    if by_layer:
+        _layers(layers)
+    besides = f", without {', '.join(cost.uncounted)}" if cost.uncounted else ""
+    common.show(f"MACs     {cost.macs:,} an invocation{besides}")
+    common.show(f"weights  {cost.parameters:,} parameters")
+    unknown = f", without {arena.unknown} tensors of unknown size" if arena.unknown else ""
+    common.show(f"arena    {common.size(arena.bytes)} for activations, estimated{unknown}")
+    for oddity in odd:
+        common.show(f"odd      {oddity.where}: {oddity.what} ({oddity.code})")
+
+
+def _layers(layers: tuple[Layer, ...]) -> None:
+    right = ("", "MACs", "parameters", "bytes", "zeros")
+    table = common.new_table("", "operator", "output", "shape", "weights", *right[1:], right=right)
+    for layer in layers:
+        number = str(layer.index) if layer.subgraph == 0 else f"{layer.subgraph}:{layer.index}"
+        macs = "?" if layer.macs is None else f"{layer.macs:,}" if layer.macs else ""
+        weights = layer.dtype if layer.parameters else ""
+        held = (f"{layer.parameters:,}", f"{layer.bytes:,}") if layer.parameters else ("", "")
+        zeros = "" if layer.zeros is None else f"{layer.zeros:.0%}"
+        table.add_row(number, layer.op, layer.name, str(list(layer.shape)), weights, macs, *held, zeros)
+    common.show_table(table)
+
+
+def _met(
+    data: bytes, name: str, facts: ModelFacts, bundle: Bundle | None, samples: str, preprocess: str | None, count: int
+) -> tuple[Oddity, ...]:
+    from deploy import model_file
+    from deploy.data import feed, load, parse_preprocess, refuse_ambiguous
+    from deploy.errors import BadInput
+
+    test = load(samples, "test")
+    if len(facts.inputs) != 1:
+        raise BadInput(f"{name}: data can feed a model with one input; this one has {len(facts.inputs)}")
+    how = parse_preprocess(preprocess) if preprocess else bundle.manifest.preprocess if bundle else None
+    if how is None:
+        refuse_ambiguous(test.x, facts.inputs[0], test.source)
+    met = model_file.observe(data, feed(test.x[:count], facts.inputs[0], how), name)
+    return model_file.observed(data, name, met)

@@ -15,6 +15,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from deploy.build import build
+from deploy.build.recipe import parse
 from deploy.bundle import Bundle
 from deploy.data import content_digest, load_arrays
 from deploy.errors import BadInput, BuildError, DataError, ModelRefused
@@ -100,7 +101,7 @@ def test_a_tflite_is_packed_as_it_is_and_proven() -> None:
 
     manifest = built.bundle.manifest
     assert Path(DIGITS).read_bytes() == built.bundle.model
-    assert ("digits", {"recipe": "as-is", "source": "digits_int8.tflite"}, 5) == (
+    assert ("digits", {"recipe": "as-is+seed:5", "source": "digits_int8.tflite"}, 5) == (
         manifest.name, manifest.recipe, manifest.seed
     )  # fmt: skip
     assert manifest.golden is not None
@@ -194,6 +195,8 @@ def test_int8_is_int8_from_input_to_output_with_weights_per_channel(tf: Any, her
     assert 40 == built.accuracy.samples
     assert {
         "recipe": "int8",
+        "settings": parse("int8").to_json(),
+        "by": "deploy",
         "source": "small_models:trained",
         "data": "data.npz",
         "data_sha256": content_digest(load_arrays("data.npz")),
@@ -213,7 +216,9 @@ def test_a_recipe_stores_the_weights_as_it_says_and_feeds_floats(
     assert (1, 4, 4, 1) == built.facts.inputs[0].shape  # an open batch would cost operators at every invocation
     # int32: the shape that RESHAPE takes
     assert weights == {w.dtype for w in built.facts.weights} - {"int32"}
-    assert {"recipe": recipe, "source": "small_models:conv"} == built.bundle.manifest.recipe
+    assert (recipe, "small_models:conv", "tensorflow") == tuple(
+        built.bundle.manifest.recipe[key] for key in ("recipe", "source", "by")
+    )
 
 
 def _keras(model: Any, here: Path) -> str:
@@ -274,7 +279,7 @@ def test_the_same_function_data_and_seed_give_the_same_bytes_in_this_process_and
     [
         (DIGITS, {"name": "a/b"}, BuildError, "bundle name 'a/b' is not letters, digits and ._+- (at most 64)"),
         (DIGITS, {"name": ""}, BuildError, "bundle name '' is not letters, digits and ._+- (at most 64)"),
-        (DIGITS, {"recipe": "int4"}, BuildError, "no recipe 'int4'; there is int8, float32, float16, dynamic, as-is"),
+        (DIGITS, {"recipe": "int4"}, BuildError, "no recipe 'int4'; did you mean 'int8'?"),
         ("net.tflite", {"recipe": "int8"}, BuildError,
          "net.tflite is a .tflite already, and is packed as it is: --recipe int8 cannot change it"),
         ("net.tflite", {}, BuildError, "net.tflite: No such file or directory"),
@@ -306,7 +311,7 @@ def test_what_cannot_be_meant_is_refused_before_tensorflow_is_started(
         ("small_models:missing", {}, BuildError, "small_models:missing: 'small_models' has no function 'missing'"),
         ("small_models:number", {}, BuildError, "small_models:number returned a int, not a Keras model"),
         ("small_models:conv", {"recipe": "int8", "data": "wide.npz"}, DataError,
-         "wide.npz: input '' is float32 [1, 4, 4, 1]; a sample is float32 [9, 9]"),
+         "wide.npz: input '' is float32 [-1, 4, 4, 1]; a sample is float32 [9, 9]"),
         ("small_models:two_inputs", {"recipe": "int8", "data": "data.npz"}, DataError,
          "data can calibrate a model with one input; this one has 2"),
     ],

@@ -289,6 +289,7 @@ def test_a_record_of_version_1_stays_readable(store: Store) -> None:
         "status": "complete",
         "verdict": "too-few-samples",
         "headline": "20 us",
+        "cell": None,
     } == row
     assert [[20100, 20000, 19900], [20300, 20200]] == [r.tolist() for r in run.restarts("latency_ns")]
     assert [[31000], [30500]] == [r.tolist() for r in run.restarts("warmup_ns")]

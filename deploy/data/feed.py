@@ -1,34 +1,17 @@
-"""
-Data sets, and how their samples become a model's input.
-
-A data set is an ``.npz`` file, or ``module:function`` that returns a mapping of arrays.  Arrays are found by the names
-that are in use: ``x_test``/``y_test``, ``xte``/``yte``, ``x``/``y`` and the same for training.
-"""
+"""How raw samples become a model's input: the same on the host and on a board."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deploy.data.sets import Array
 from deploy.errors import BadInput, DataError
 from devices.protocol.manifest import TensorInfo
-from devices.protocol.tensors import TensorSpec, pack_strings
+from devices.protocol.tensors import TensorSpec
 
-Array = NDArray[Any]
-
-_SPLITS = {
-    "test": (("x_test", "y_test"), ("xte", "yte"), ("x", "y")),
-    "train": (("x_train", "y_train"), ("xtr", "ytr"), ("x", "y")),
-}
 MAX_SATURATED = 0.01
 
 # What `--preprocess` may name: real = raw * scale + offset.
@@ -37,119 +20,6 @@ PREPROCESS = {
     "unit": {"scale": 1 / 255, "offset": 0.0},
     "symmetric": {"scale": 1 / 127.5, "offset": -1.0},
 }
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """
-    Samples and labels of one split.
-
-    Attributes:
-        x: [N, ...].
-        y: [N] class indices; None where there are none.
-        source: for messages and records.
-    """
-
-    x: Array
-    y: NDArray[np.int64] | None
-    source: str
-
-
-def load_arrays(spec: str) -> dict[str, Array]:
-    """
-    Every array of a data set.
-
-    Raises:
-        DataError: not there, not an .npz, or a function that returns something else.
-    """
-    if ":" in spec and not Path(spec).exists():
-        value = call(spec, DataError)
-        if not isinstance(value, Mapping):
-            raise DataError(f"{spec} returned a {type(value).__name__}, not a mapping of arrays")
-        return {str(key): np.asarray(array) for key, array in value.items()}
-    try:
-        archive = np.load(spec, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{spec}: a single array, not an .npz", "`np.savez(FILE, x=..., y=...)` makes one")
-        with archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except DataError:
-        raise
-    except OSError as error:
-        raise DataError(f"{spec}: {error.strerror or error}") from None
-    except Exception as error:  # of a damaged file: whatever zlib, Python's tokenizer or numpy felt like
-        raise DataError(f"{spec}: not an .npz of plain arrays ({error})") from None
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise DataError(f"{spec}: not an .npz of plain arrays ({name!r} is none)")
-    return arrays
-
-
-def load(spec: str, split: str, labels: bool = False) -> Dataset:
-    """
-    Load one split.
-
-    Args:
-        split: ``train`` or ``test``.
-        labels: they must be there.
-
-    Raises:
-        DataError: as `load_arrays`; or no array has a name that is expected, lengths differ, nothing is in it.
-    """
-    arrays = load_arrays(spec)
-    names = next((pair for pair in _SPLITS[split] if pair[0] in arrays), None)
-    if names is None:
-        expected = " or ".join(repr(x) for x, _ in _SPLITS[split])
-        raise DataError(f"{spec} has no {split} data: expected {expected}, found {_listed(arrays)}")
-    x_name, y_name = names
-    x, y = arrays[x_name], arrays.get(y_name)
-    if y is None and labels:
-        raise DataError(f"{spec} has no labels for {x_name!r}: expected {y_name!r}, found {_listed(arrays)}")
-    if x.ndim == 0 or len(x) == 0:
-        raise DataError(f"{spec}: {x_name!r} holds no samples")
-    if y is not None:
-        count = len(y) if y.ndim else 0
-        if count != len(x):
-            raise DataError(f"{spec}: {len(x)} samples in {x_name!r}, {count} labels in {y_name!r}")
-        if y.dtype.kind in "iu" and y.size == count:
-            y = y.reshape(-1).astype(np.int64)  # Keras's own data sets have labels of [N, 1]
-        elif labels:
-            raise DataError(f"{spec}: labels {y_name!r} are {y.dtype} {list(y.shape)}, not class indices")
-        else:
-            y = None
-    return Dataset(x, y, spec)
-
-
-def content_digest(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 over names, dtypes, shapes and values; the same data in another file has the same digest."""
-    sha = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()
-
-
-def call(spec: str, error: type[Exception]) -> Any:
-    """
-    Call ``module:function`` without arguments; modules of the current folder are found too.
-
-    Raises:
-        error: no such module or function, or it raised.
-    """
-    module_name, _, function_name = spec.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as cause:  # a module runs what it likes when it is imported
-        raise error(f"{spec}: cannot import {module_name!r}: {cause}") from cause
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise error(f"{spec}: {module_name!r} has no function {function_name!r}")
-    try:
-        return function()
-    except Exception as cause:
-        raise error(f"{spec} raised {type(cause).__name__}: {cause}") from cause
 
 
 def parse_preprocess(text: str) -> dict[str, float]:
@@ -169,6 +39,33 @@ def parse_preprocess(text: str) -> dict[str, float]:
         names = ", ".join(PREPROCESS)
         raise DataError(f"preprocess {text!r} is none of {names} or SCALE,OFFSET such as 0.0078431,-1") from None
     return {"scale": scale, "offset": offset}
+
+
+def ambiguous(samples: Array, info: TensorInfo) -> bool:
+    """
+    Whether only a preprocess can say what the samples mean: they are whole numbers, such as pixels, and the input takes
+    real ones (as they are, or quantized to another type).
+    """
+    real = info.scale != 0 or info.dtype.startswith(("float", "bfloat"))
+    return real and samples.dtype.kind in "iub" and samples.dtype.name != info.dtype
+
+
+def refuse_ambiguous(samples: Array, info: TensorInfo, source: str) -> None:
+    """
+    For where no preprocess is known, and a wrong one would give answers that look like answers.
+
+    Args:
+        source: of the samples, for the message.
+
+    Raises:
+        BadInput: they are `ambiguous`.
+    """
+    if ambiguous(samples, info):
+        raise BadInput(
+            f"{source}: samples are {samples.dtype}, input {info.name!r} takes real values: only a preprocess can say "
+            "what they mean",
+            "`--preprocess raw`, `unit` (x/255), `symmetric` (x/127.5-1) or SCALE,OFFSET, as in training",
+        )
 
 
 def feed(samples: Array, info: TensorInfo, preprocess: Mapping[str, float] | None = None) -> Array:
@@ -277,25 +174,3 @@ def _random(info: TensorInfo, rng: np.random.Generator) -> Array:
     low = 0 if dtype.itemsize > 2 else max(np.iinfo(dtype).min, -128)
     high = 1 if dtype.itemsize > 2 else 127
     return rng.integers(low, high, shape, endpoint=True).astype(dtype)
-
-
-def to_wire(name: str, array: Array) -> tuple[TensorSpec, bytes]:
-    """One tensor as `devices.protocol.tensors.pack` takes it."""
-    if array.dtype.kind in "OSU":
-        strings = [s if isinstance(s, bytes) else str(s).encode() for s in array.reshape(-1).tolist()]
-        return TensorSpec(name, "string", array.shape), pack_strings(strings)
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return TensorSpec(name, array.dtype.name, array.shape), little.tobytes()
-
-
-def from_wire(spec: TensorSpec, values: bytes) -> Array:
-    """Undo `to_wire`."""
-    from devices.protocol.tensors import unpack_strings
-
-    if spec.dtype == "string":
-        return np.array(unpack_strings(values, spec.elements), dtype=object).reshape(spec.shape)
-    return np.frombuffer(values, np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
-
-
-def _listed(arrays: Mapping[str, Array]) -> str:
-    return ", ".join(f"{name!r} {list(array.shape)}" for name, array in arrays.items()) or "nothing"

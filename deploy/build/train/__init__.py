@@ -1,0 +1,198 @@
+"""
+Training towards the integers of the file: quantization-aware, pruned, distilled.
+
+`train` takes a `Graph` and a recipe and returns the trained graph with its integers.  Importing it imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deploy.build.calibrate import calibrate, grids
+from deploy.build.from_keras import from_keras
+from deploy.build.graph import Graph, Node
+from deploy.build.quantized import Quantized
+from deploy.build.recipe import Recipe
+from deploy.build.source import THREADS
+from deploy.build.train import samples as sample_sets
+from deploy.build.train.loop import Progress, Report, Settings, Trainer, accuracy, settle
+from deploy.build.train.loss import distilled
+from deploy.build.train.network import Network, unclamped
+from deploy.build.train.structure import restructured
+from deploy.data import Dataset
+from deploy.errors import BuildError
+
+__all__ = ["Progress", "Trained", "kinds_of", "restructured", "train"]
+
+RATES = {"float": 1e-3, "w8": 1e-3, "w4": 1e-3, "w2": 2e-3, "ternary": 2e-3, "binary": 3e-3}
+"""The highest learning rate by the weights that most layers have, for Adam; README.md says what was tried."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """
+    Attributes:
+        graph: with the trained weights in float, zeros where they were pruned.
+        quantized: the integers; None for a float recipe.
+        history: for each epoch: epoch, loss, accuracy (of the training samples) and test_accuracy if there was a test.
+        accuracy: of the training graph, not training, on the test samples; None without.
+    """
+
+    graph: Graph
+    quantized: Quantized | None
+    history: list[dict[str, Any]]
+    accuracy: float | None
+
+
+def train(
+    graph: Graph,
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    test: Dataset | None = None,
+    preprocess: Mapping[str, float] | None = None,
+    teacher: Any = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+    optimizer: str = "adam",
+) -> Trained:
+    """
+    Train `graph` by `recipe`.
+
+    Args:
+        graph: what training begins with; it is not changed.
+        recipe: with epochs >= 1; its structure, and channels, are those of `graph` already.
+        data: training samples with labels; some of them calibrate.
+        test: measured after each epoch.
+        preprocess: ``scale`` and ``offset`` that make real values of samples.
+        teacher: a Keras model with the same classes and inputs; None trains against the labels alone.
+        folder: gets a checkpoint after each epoch.
+        resume: go on from the checkpoint in `folder`.
+        report: called after each step.
+
+    Raises:
+        DataError: nothing, one class only, or something else in `data` that `samples.check` refuses.
+        BuildError: a graph that cannot be trained so, a loss that is not finite, a checkpoint of something else.
+    """
+    if recipe.epochs < 1:
+        raise BuildError(f"recipe {recipe.text} trains for no epoch", "`--epochs N` trains")
+    deterministic(recipe.seed)
+    ready = sample_sets.fit(graph, data, preprocess)
+    tested = None if test is None else sample_sets.fit(graph, test, preprocess, one_class=True)
+    kinds = kinds_of(graph, recipe)
+    network = _network(_settled(graph, ready, recipe), recipe, kinds, ready)
+    weights = max(kinds.values(), key=list(kinds.values()).count, default="float")
+    settings = Settings(
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        rate=recipe.rate or RATES[weights],
+        optimizer=optimizer,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        prune=recipe.pruning(channel=False),
+        gradual=recipe.schedule == "cubic",
+    )
+    loss = distilled(_teacher(teacher, network), recipe.temperature, recipe.balance)
+    trainer = Trainer(network, ready, settings, loss)
+    mark = _fingerprint(graph, recipe, ready, optimizer, teacher)
+    history = trainer.run(tested, folder, mark, resume, report)
+    quantized = None if recipe.is_float else network.export()
+    return Trained(network.trained(), quantized, history, accuracy(network, tested) if tested else None)
+
+
+def deterministic(seed: int) -> None:
+    """Make what follows depend on `seed` alone; `deploy.build.source.start` does so for a build."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow runs already, and has its threads
+        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def kinds_of(graph: Graph, recipe: Recipe) -> dict[str, str]:
+    """
+    Weighted node -> what its weights become: float, w8, w4, w2, ternary or binary.
+
+    Raises:
+        BuildError: a mixed recipe names a layer that is not there.
+    """
+    if recipe.is_float:
+        return {node.name: "float" for node in graph.weighted()}
+    learned = [node for node in graph.weighted() if not node.attrs.get("fixed")]
+    recipe.check_layers(_layer(node) for node in learned)
+    edges = {learned[0].name, learned[-1].name} if learned else set()
+    kinds = {node.name: str(recipe.weights_of(_layer(node), node.name in edges)) for node in learned}
+    if recipe.precision != "mixed":
+        # Depthwise convolutions hold few weights and lose most; no runtime gains from fewer bits there.
+        kinds |= {node.name: "w8" for node in learned if node.op == "depthwise"}
+    return {node.name: kinds.get(node.name, "w8") for node in graph.weighted()}
+
+
+def _layer(node: Node) -> str:
+    """What a recipe calls a node: the Keras layer that has its weights, of which it may be a part (``dense/sum``)."""
+    return node.layers[0] if node.layers else node.name.rpartition("/")[0] or node.name
+
+
+def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
+    """
+    The graph with normalizations that fit its layers, where they do not: in a model that was never trained, or whose
+    structure has changed.  Ranges that calibration finds would mean nothing otherwise.
+    """
+    norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
+    fresh = any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
+    changed = recipe.structured("width") or recipe.structured("separable") or recipe.pruning(channel=True)
+    if not fresh and not changed:
+        return graph
+    network = Network(graph, {})
+    settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed, augment=False))
+    return network.trained()
+
+
+def _network(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], ready: sample_sets.Samples) -> Network:
+    """The network with the grids that calibration gives it."""
+    if recipe.is_float:
+        return Network(graph, kinds)
+    chosen = np.random.default_rng(recipe.seed).permutation(len(ready))[: recipe.samples]
+    graph = unclamped(graph, kinds)
+    ranges = calibrate(graph, {graph.inputs[0]: ready.real(ready.x[chosen])}, recipe.observer)
+    network = Network(graph, kinds, grids(graph, ranges, 16 if recipe.precision == "int16x8" else 8))
+    network.ranges = ranges
+    return network
+
+
+def _teacher(model: Any, network: Network) -> Any:
+    if model is None:
+        return None
+    teacher = Network(model if isinstance(model, Graph) else from_keras(model), {})
+    ours, theirs = (n.graph[n.logits].shape for n in (network, teacher))
+    given, taken = (n.graph[n.graph.inputs[0]].shape for n in (network, teacher))
+    if ours != theirs or given != taken:
+        raise BuildError(
+            f"the teacher takes {list(taken)} and answers {list(theirs)}; this model takes {list(given)} and answers "
+            f"{list(ours)}"
+        )
+    teacher.trainable = False
+    return lambda x: teacher.values(x)[teacher.logits]
+
+
+def _fingerprint(graph: Graph, recipe: Recipe, ready: sample_sets.Samples, optimizer: str, teacher: Any) -> str:
+    sha = hashlib.sha256(f"{recipe.text} {optimizer} {ready.scale} {ready.offset}\n".encode())
+    sources = [graph] if teacher is None else [graph, teacher if isinstance(teacher, Graph) else from_keras(teacher)]
+    for source in sources:
+        for node in source:
+            sha.update(f"{node.name} {node.op} {node.inputs} {node.shape}\n".encode())
+            if node.kernel is not None:
+                sha.update(node.kernel.tobytes())
+    for array in (ready.x, ready.y):
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()

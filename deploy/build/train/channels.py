@@ -1,0 +1,168 @@
+"""
+Which channels a network can do without, and what goes with them.
+
+Every output channel has an identity.  Operators pass identities on; an addition makes two of them one, so that
+channels coupled by residual connections stay or go together.  A channel's worth is the squared slope of the loss
+against a factor in front of it (Molchanov et al. 2019), summed over all that is one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from deploy.build.graph import Graph, Node
+from deploy.build.train.loss import cross_entropy
+from deploy.build.train.network import Network
+from deploy.errors import BuildError
+
+Identities = NDArray[np.int64]
+
+LEAST_KEPT = 0.125
+"""Of the channels that a layer had, at least one: a layer without any would cut the network."""
+
+
+class Channels:
+    """
+    Attributes:
+        of: node -> identities [C] of its output's channels.
+        locked: identities that must stay: of inputs and outputs, and of what passes through something unknown.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.of: dict[str, Identities] = {}
+        self.locked: set[int] = set()
+        self._parent: list[int] = []
+        shared = [layer for node in graph.weighted() for layer in node.layers[:1]]
+        for node in graph:
+            self.of[node.name] = self._pass(node, shared.count(next(iter(node.layers), "")) > 1)
+        for name in (*graph.inputs, *graph.outputs):
+            self._lock(name)
+        self.of = {name: self._roots(ids) for name, ids in self.of.items()}
+        self.locked = {self._root(i) for i in self.locked}
+
+    def _pass(self, node: Node, shared: bool) -> Identities:
+        given = [self.of[name] for name in node.inputs]
+        if node.op in ("relu", "max_pool", "avg_pool", "mean", "pad", "softmax"):
+            return given[0]
+        if node.op == "add":
+            for a, b in zip(*given, strict=True):
+                self._parent[self._root(max(a, b))] = self._root(min(a, b))
+            return given[0]
+        if node.op == "concat" and node.attrs["axis"] == len(node.shape):
+            return np.concatenate(given)
+        if node.op == "depthwise" and not shared and node.kernel is not None:
+            return np.repeat(given[0], node.kernel.shape[3])
+        if node.op == "reshape":
+            source = self.graph[node.inputs[0]]
+            if node.channels == source.channels:
+                return given[0]
+            if len(node.shape) == 1:
+                return np.tile(given[0], int(np.prod(source.shape[:-1])))
+        if node.op not in ("input", "conv", "dense") or shared or node.attrs.get("groups", 1) != 1:
+            for name in node.inputs:
+                self._lock(name)
+            new = self._new(node.channels)
+            self.locked.update(new.tolist())
+            return new
+        return self._new(node.channels)
+
+    def _new(self, count: int) -> Identities:
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return np.arange(start, start + count)
+
+    def _lock(self, name: str) -> None:
+        self.locked.update(self.of[name].tolist())
+
+    def _root(self, i: int) -> int:
+        while self._parent[i] != i:
+            i = self._parent[i]
+        return i
+
+    def _roots(self, ids: Identities) -> Identities:
+        return np.array([self._root(int(i)) for i in ids], np.int64)
+
+    def macs(self, gone: Iterable[int] = ()) -> int:
+        """Multiply-accumulates of one invocation without the channels `gone`."""
+        removed = np.array(sorted(gone), np.int64)
+        total = 0
+        for node in self.graph.weighted():
+            assert node.kernel is not None
+            outputs = int((~np.isin(self.of[node.name], removed)).sum())
+            places = int(np.prod(node.shape[:-1], dtype=np.int64))
+            if node.op == "depthwise":
+                total += places * int(np.prod(node.kernel.shape[:2])) * outputs
+                continue
+            inputs = int((~np.isin(self.of[node.inputs[0]], removed)).sum())
+            per_group = inputs // node.attrs.get("groups", 1)
+            total += places * int(np.prod(node.kernel.shape[:-2], dtype=np.int64)) * per_group * outputs
+        return total
+
+
+def worth(graph: Graph, channels: Channels, batches: Iterable[tuple[Any, Any]]) -> dict[int, float]:
+    """
+    The worth of every channel that may go.
+
+    Args:
+        batches: real inputs and labels.
+    """
+    network = Network(graph, {})
+    names = [node.name for node in graph.weighted() if node.name != network.logits]
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def slopes(x: Any, y: Any) -> Any:
+        gates = {name: tf.ones([graph[name].channels]) for name in names}
+        with tf.GradientTape() as tape:
+            tape.watch(gates)
+            loss = cross_entropy(network.values(x, gates=gates)[network.logits], y)
+        return tape.gradient(loss, gates, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    found: dict[int, float] = {}
+    for x, y in batches:
+        batch: dict[int, float] = {}
+        for name, slope in slopes(tf.constant(x), tf.constant(y)).items():
+            for i, value in zip(channels.of[name].tolist(), np.asarray(slope).tolist(), strict=True):
+                batch[i] = batch.get(i, 0.0) + value
+        for i, value in batch.items():
+            found[i] = found.get(i, 0.0) + value**2
+    return {i: value for i, value in found.items() if i not in channels.locked}
+
+
+def superfluous(channels: Channels, worths: dict[int, float], share: float) -> set[int]:
+    """
+    The channels that go: always the one with the least worth for each multiplication that it costs.
+
+    Args:
+        worths: channel -> worth.
+        share: of the multiply-accumulates, that is to go.
+
+    Raises:
+        BuildError: so much cannot go.
+    """
+    whole = channels.macs()
+    gone: set[int] = set()
+    counts = {
+        node.name: (channels.of[node.name], max(1, int(LEAST_KEPT * node.channels)))
+        for node in channels.graph.weighted()
+    }
+    left = dict(worths)
+    now = whole
+    while now > (1 - share) * whole:
+        costs = {i: now - channels.macs({*gone, i}) for i in left}
+        best = min(left, key=lambda i: (left[i] / max(costs[i], 1), i), default=None)
+        if best is None:
+            raise BuildError(
+                f"channel:{share:g}: only {1 - now / whole:.0%} of the multiplications can go; the rest stands "
+                "in layers whose channels cannot be taken, or are the last eighth of their layer"
+            )
+        del left[best]
+        after = {*gone, best}
+        if all((~np.isin(ids, list(after))).sum() >= least for ids, least in counts.values() if best in ids):
+            gone, now = after, now - costs[best]
+    return gone
