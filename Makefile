@@ -2,7 +2,7 @@
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-hil check format bench fuzz lock clean
+.PHONY: help setup demo test test-hil check format bench bench-build fuzz lock clean
 help:
 	@echo "make demo    train, build, push, verify, measure and report on the board 'local' (BOARD=NAME for another)"
 	@echo "             (BOARD=pi4 brings a virtual Raspberry Pi 4 up for it, where QEMU is)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-hil  the whole story on virtual boards of every kind, under QEMU"
 	@echo "make check   format, lint and types alone"
 	@echo "make bench   the figures that README.md states, measured here (ROWS='serial push' for some)"
+	@echo "make bench-build  accuracy of compressed networks on all of CIFAR-10: hours; it goes on where it stopped (ROWS=--show)"
 	@echo "make fuzz    feed garbage to everything that reads what the other side sends, guided by coverage (INPUTS=20000)"
 	@echo "make lock    resolve the dependencies anew, with hashes"
 
@@ -41,6 +42,9 @@ bench: $(READY)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/bench.txt || \
 	    echo "some peers are missing: their rows will say so"
 	@$(PY) -m tests.benchmarks $(ROWS)
+
+bench-build: $(READY)
+	@$(PY) -m tests.benchmarks.build $(ROWS) $(if $(SEEDS),--seeds $(SEEDS))
 
 INPUTS ?= 20000
 fuzz: $(READY)

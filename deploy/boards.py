@@ -13,10 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deploy.errors import ConfigError, UnknownBoard, nearest
+from deploy.paths import boards_file as find_file
+from deploy.paths import state_dir
+from deploy.yaml_file import Strict, key_line, problem, read
 from devices.protocol.signature import SignatureError, decode_key
 
 SCHEMA = 1
@@ -24,26 +27,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 DEFAULT_ROOT = "~/.local/share/deploy"
 
 
-class _Strict(BaseModel):
-    """Refuses unknown keys, and says which key may have been meant."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "has no key '{key}'{suggestion}",
-                        {"key": str(key), "suggestion": nearest(str(key), cls.model_fields)},
-                    )
-        return data
-
-
-class Cpu(_Strict):
+class Cpu(Strict):
     """What the board's CPU should be; compared with what the agent finds there."""
 
     arch: Literal["aarch64", "armv7l", "x86_64"]
@@ -51,7 +35,7 @@ class Cpu(_Strict):
     features: tuple[str, ...] = Field((), description="as /proc/cpuinfo names them: asimddp, avx512_vnni, ...")
 
 
-class Rail(_Strict):
+class Rail(Strict):
     """A supply line with a meter on it."""
 
     name: str = Field(description="label of the rail as the meter gives it, e.g. VDD_IN")
@@ -75,7 +59,7 @@ class Rail(_Strict):
         return {key: value for key, value in stated.items() if value is not None}
 
 
-class Wired(_Strict):
+class Wired(Strict):
     """A chip on the board's I2C bus that no kernel driver shows."""
 
     name: str
@@ -85,7 +69,7 @@ class Wired(_Strict):
     shunt_mohm: float = Field(gt=0)
 
 
-class HostMeter(_Strict):
+class HostMeter(Strict):
     """A meter that hangs on this machine and measures the board."""
 
     kind: str = Field(description="joulescope, ppk2, scpi, or what an installed package adds")
@@ -95,20 +79,20 @@ class HostMeter(_Strict):
     settings: dict[str, str | int | float | bool] = Field({}, description="see deploy/meters/README.md")
 
 
-class PowerPoint(_Strict):
+class PowerPoint(Strict):
     """What the board drew, by a meter that hung on it once, while so many threads computed."""
 
     threads: int = Field(ge=0)
     power_mw: float = Field(gt=0)
 
 
-class LocalTransport(_Strict):
+class LocalTransport(Strict):
     """This machine; the agent is a child process."""
 
     kind: Literal["local"]
 
 
-class SshTransport(_Strict):
+class SshTransport(Strict):
     """User, port, key and jump host come from your own ~/.ssh/config unless given here."""
 
     kind: Literal["ssh"]
@@ -120,7 +104,7 @@ class SshTransport(_Strict):
     known_hosts: str | None = Field(None, description="file with its host key [known_hosts beside boards.yaml]")
 
 
-class SerialTransport(_Strict):
+class SerialTransport(Strict):
     """A console on a UART."""
 
     kind: Literal["serial"]
@@ -133,14 +117,14 @@ class SerialTransport(_Strict):
 Transport = Annotated[LocalTransport | SshTransport | SerialTransport, Field(discriminator="kind")]
 
 
-class VirtualPower(_Strict):
+class VirtualPower(Strict):
     """A virtual board of this machine, whose QEMU is killed and started."""
 
     kind: Literal["virtual"]
     board: str = Field(description="its name, as `deploy virtual list` shows it")
 
 
-class CommandPower(_Strict):
+class CommandPower(Strict):
     """Programs that switch a socket, a port of a hub or a relay; run without a shell, beside boards.yaml."""
 
     kind: Literal["command"]
@@ -149,12 +133,27 @@ class CommandPower(_Strict):
     cycle: str | None = Field(None, min_length=1, description="off and on again [`off`, two seconds, `on`]")
 
 
-Power = Annotated[VirtualPower | CommandPower, Field(discriminator="kind")]
+class LabgridPower(Strict):
+    """A power switch by labgrid's drivers: one of its models here, or whatever the board's `place` has."""
+
+    kind: Literal["labgrid"]
+    model: str | None = Field(None, pattern=r"^[a-z0-9_]+$", description="netio, shelly_gen2, ...; none: the place's")
+    host: str | None = Field(None, description="address or URL of the switch")
+    index: str | int = Field("1", description="of its socket")
+
+    @model_validator(mode="after")
+    def _model_with_host(self) -> LabgridPower:
+        if (self.model is None) != (self.host is None):
+            raise PydanticCustomError("model_and_host", "model and host go together")
+        return self
+
+
+Power = Annotated[VirtualPower | CommandPower | LabgridPower, Field(discriminator="kind")]
 # What `kind` may say, by the key that it is in.
-_KINDS = {"transport": ("local", "ssh", "serial"), "power": ("virtual", "command")}
+_KINDS = {"transport": ("local", "ssh", "serial"), "power": ("virtual", "command", "labgrid")}
 
 
-class Board(_Strict):
+class Board(Strict):
     """One physical machine."""
 
     name: str = Field("", exclude=True)  # the key in `boards`
@@ -171,6 +170,9 @@ class Board(_Strict):
     host_meters: tuple[HostMeter, ...] = ()
     power_points: tuple[PowerPoint, ...] = Field((), description="for `--modelled`: one idle, and some that compute")
     power: Power | None = Field(None, description="what switches its supply, for `deploy boards power`")
+    place: str | None = Field(None, description="labgrid's name for it; acquired with every lease")
+    serial_number: str | None = Field(None, description="as it says itself; a board with another one is refused")
+    boot_s: float = Field(180.0, gt=0, le=3600, description="from power to an answer, at most")
     tags: tuple[str, ...] = ()
     keep_releases: int = Field(5, ge=1, le=1000, description="of each bundle; older ones are removed after a push")
     public_key: str | None = Field(
@@ -180,7 +182,7 @@ class Board(_Strict):
     virtual: str | None = Field(None, description="what emulates it (qemu 7.2 cortex-a72): its times mean nothing")
 
 
-class _File(_Strict):
+class _File(Strict):
     schema_: Literal[1] = Field(alias="schema")
     boards: dict[Annotated[str, Field(pattern=NAME)], Board]
 
@@ -290,23 +292,12 @@ class Registry:
     @property
     def state_dir(self) -> Path:
         """Where what belongs to the file lies: its folder, or the user's configuration folder."""
-        if self.path is not None:
-            return self.path.resolve().parent
-        return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "deploy"
+        return state_dir(self.path)
 
     @property
     def known_hosts(self) -> Path:
         """The pinned host keys."""
         return self.state_dir / "known_hosts"
-
-
-def find_file(explicit: str | None = None) -> Path | None:
-    """The file to use: `explicit`, $DEPLOY_BOARDS, ./boards.yaml, ~/.config/deploy/boards.yaml; None if none is."""
-    chosen = explicit or os.environ.get("DEPLOY_BOARDS")
-    if chosen:
-        return Path(chosen)
-    user = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "deploy" / "boards.yaml"
-    return next((path for path in (Path("boards.yaml"), user) if path.is_file()), None)
 
 
 def load(explicit: str | None = None) -> Registry:
@@ -333,29 +324,17 @@ def parse(text: str, path: Path) -> Registry:
     Raises:
         ConfigError: as `load`.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-    from ruamel.yaml.reader import ReaderError
-
-    try:
-        raw = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = (error.problem_mark.line + 1) if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}", path=str(path), line=line) from None
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        reason = f"character #x{error.character:04x}: {error.reason}"
-        raise ConfigError(f"{path}:{line}: not YAML: {reason}", path=str(path), line=line) from None
+    raw = read(text, path)
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path}:1: expected `schema: {SCHEMA}` and `boards:`", path=str(path), line=1)
     try:
         parsed = _File.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem(raw, dict(entry), path) for entry in error.errors()]
+        problems = [problem(raw, dict(entry), path, _KINDS) for entry in error.errors()]
         raise ConfigError("\n".join(problems), path=str(path)) from None
     boards = {}
     for name, board in parsed.boards.items():
-        key = board.public_key and _key(board.public_key, path, _key_line(raw["boards"][name], "public_key", 1), name)
+        key = board.public_key and _key(board.public_key, path, key_line(raw["boards"][name], "public_key", 1), name)
         boards[name] = board.model_copy(update={"name": name, "public_key": key})
     return Registry(boards, path)
 
@@ -387,47 +366,6 @@ def _read(path: Path) -> str:
         raise ConfigError(
             f"{path}: {reason}", "`deploy --boards FILE ...` or $DEPLOY_BOARDS name the board file", path=str(path)
         ) from None
-
-
-def _problem(raw: Any, error: dict[str, Any], path: Path) -> str:
-    """One validation error as ``file:line: key: what is wrong``."""
-    node, line, shown = raw, 1, ""
-    for step in error["loc"]:
-        # The tag of a union is part of pydantic's location, and not of the file.
-        if isinstance(node, Mapping) and step in node:
-            line = _key_line(node, step, line)
-            shown += f".{step}" if shown else str(step)
-        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
-            line = node.lc.item(step)[0] + 1  # type: ignore[attr-defined]
-            shown += f"[{step}]"
-        else:
-            continue
-        node = node[step]
-    kind, context = error["type"], error.get("ctx", {})
-    subject = shown or "the file"
-    if kind == "unknown_key":
-        if isinstance(node, Mapping) and context["key"] in node:
-            line = _key_line(node, context["key"], line)
-        return f"{path}:{line}: {subject} has no key {context['key']!r}{context['suggestion']}"
-    if kind == "missing":
-        return f"{path}:{line}: {subject} needs the key {error['loc'][-1]!r}"
-    if kind == "union_tag_not_found":
-        *others, last = _KINDS[error["loc"][-1]]
-        return f"{path}:{line}: {subject} needs the key 'kind': {', '.join(others)} or {last}"
-    if kind == "union_tag_invalid":
-        tags = _KINDS[error["loc"][-1]]
-        return f"{path}:{line}: {subject}.kind is {context['tag']!r}{nearest(context['tag'], tags)}"
-    value = error.get("input")
-    shown_value = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""
-    if kind == "literal_error" and isinstance(value, str):
-        choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
-        return f"{path}:{line}: {subject} is {value!r}{nearest(value, choices)}"
-    return f"{path}:{line}: {subject}: {error['msg'][0].lower()}{error['msg'][1:]}{shown_value}"
-
-
-def _key_line(node: Any, key: Any, otherwise: int) -> int:
-    """Line of a key in ruamel's CommentedMap; `otherwise` for one that came by a merge (``<<``)."""
-    return int(node.lc.data[key][0]) + 1 if key in (node.lc.data or {}) else otherwise
 
 
 def add(path: Path, name: str, entry: dict[str, Any]) -> Board:

@@ -7,6 +7,7 @@ Every exception that a user may see.
         UsageError              the command line asks for something that cannot be meant
         ConfigError             boards.yaml: unreadable, or a value that does not fit
         UnknownBoard
+        NoSuchBoard             none has what was asked for
         TransportError          no conversation with the board
             BoardUnreachable
             HostKeyChanged
@@ -14,6 +15,7 @@ Every exception that a user may see.
             NoPython
             AgentBroken         what lies on the board does not start
             BoardSilent         nothing came for too long, or the agent ended
+            WrongBoard          it is not the one that boards.yaml means
         BoardError              the agent answered, and the answer is no
             DiskFull
             ModelRefused        the runtime on the board will not have this model
@@ -23,6 +25,7 @@ Every exception that a user may see.
             NotOnBoard
             Untrusted           not signed by the key that the board obeys, or another key is pinned there
             StaleToken          somebody newer holds the board
+            BoardHeld           somebody holds it by a lease file that is not ours
         RuntimeMissing          the board has no LiteRT and none could be brought
         KernelsMissing          our kernels can not be built for the board
         BundleError             a file that is no bundle, or a damaged one
@@ -35,6 +38,11 @@ Every exception that a user may see.
         PowerError              what switches a board's supply fails
         CountError              instructions could not be counted
         MeterError              a meter that hangs on this machine does not work
+        FarmError               the file that leases are kept in
+            LeaseHeld           somebody else has the board
+            LeaseLost           it was ours, and is no more
+            Quarantined         it does not answer, and nothing that was tried helped
+        PlaceError              labgrid does not give a board
 
 An exception carries its facts as attributes and one line as its text; `hint` is something to type or to do.
 The library prints nothing: `deploy.cli` shows both and exits with `exit_code`.
@@ -86,6 +94,10 @@ class UnknownBoard(DeployError):
     pass
 
 
+class NoSuchBoard(DeployError):
+    pass
+
+
 class TransportError(DeployError):
     pass
 
@@ -111,6 +123,10 @@ class AgentBroken(TransportError):
 
 
 class BoardSilent(TransportError):
+    pass
+
+
+class WrongBoard(TransportError):
     pass
 
 
@@ -154,6 +170,10 @@ class Untrusted(BoardError):
 
 
 class StaleToken(BoardError):
+    pass
+
+
+class BoardHeld(BoardError):
     pass
 
 
@@ -205,17 +225,38 @@ class MeterError(DeployError):
     pass
 
 
+class FarmError(DeployError):
+    pass
+
+
+class LeaseHeld(FarmError):
+    pass
+
+
+class LeaseLost(FarmError):
+    pass
+
+
+class Quarantined(FarmError):
+    pass
+
+
+class PlaceError(DeployError):
+    pass
+
+
 _BY_CODE: dict[str, tuple[type[BoardError], str | None]] = {
     codes.DISK_FULL: (DiskFull, "`deploy boards clean {board}` removes all that deploy ever put there"),
     codes.MODEL_REFUSED: (ModelRefused, "`deploy inspect MODEL` lists its operators"),
     codes.RUNNER_KILLED: (RunnerKilled, None),
     codes.TIME_LIMIT: (RunnerKilled, "`--limit-s SECONDS` gives it more time"),
     codes.BAD_INPUT: (BadInput, "`deploy inspect MODEL` shows what it takes"),
-    codes.BUSY: (Busy, "`deploy attach --board {board}` waits for a measurement that lost its host"),
+    codes.BUSY: (Busy, "`deploy attach --board {board}` waits for a measurement that lost its host; `--evict` ends it"),
     codes.NOT_FOUND: (NotOnBoard, None),
     codes.UNTRUSTED: (Untrusted, "`deploy sign BUNDLE --key KEY` signs it"),
     codes.KEY_CHANGED: (Untrusted, "`deploy boards trust {board} --replace` pins the one of boards.yaml there"),
     codes.STALE_TOKEN: (StaleToken, None),
+    codes.HELD: (BoardHeld, "`--wait 10m` waits for so long; `$DEPLOY_FARM` names a folder of leases to share"),
     codes.BAD_DIGEST: (BoardError, "`deploy push --board {board} BUNDLE` brings it again"),
     codes.NO_RUNTIME: (RuntimeMissing, "`deploy push --board {board} BUNDLE` brings numpy and LiteRT along"),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,10 @@ class Watcher(Protocol):
     def bytes(self, done: int, total: int) -> None:
         """So many bytes are there."""
         ...
+
+
+# Connects to a board, telling its watcher what that waits for, and asking for a password if need be.
+Reach = Callable[[Board, Watcher, Callable[[str], str] | None], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def push_to_all(
     strict: bool = False,
     kernels_mode: str = "off",
     passwords: Mapping[str, str] | None = None,
+    reach: Reach | None = None,
 ) -> Iterator[Outcome]:
     """
     Bring runtime and bundle to every board at the same time; yields how each ended, as they end.
@@ -68,6 +74,7 @@ def push_to_all(
         strict: see `deploy.session.connect`.
         kernels_mode: see `bring`.
         passwords: of serial consoles, by board; nobody can be asked later, when many boards talk at once.
+        reach: connects; without it, and without a lease, `deploy.session.connect`.
     """
     ended: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
 
@@ -77,7 +84,9 @@ def push_to_all(
             watcher.note("reaching it")
             secret = (passwords or {}).get(board.name)
             ask = None if secret is None else lambda prompt: secret
-            with connect(board, known_hosts, ask=ask, strict=strict) as session:
+            with (
+                reach(board, watcher, ask) if reach else connect(board, known_hosts, ask=ask, strict=strict) as session
+            ):
                 pinned = session.pinned
                 pushed = bring(session, bundle, watcher, kernels_mode)
             ended.put(Outcome(board, pushed, None, pinned))

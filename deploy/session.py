@@ -19,14 +19,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy import bootstrap, kernels
 from deploy.boards import Board, LocalTransport
-from deploy.errors import AgentBroken, BoardError, BoardSilent, DiskFull, NoPython, TransportError, from_agent, one_line
+from deploy.errors import (
+    AgentBroken,
+    BoardError,
+    BoardHeld,
+    BoardSilent,
+    DiskFull,
+    LeaseLost,
+    NoPython,
+    StaleToken,
+    TransportError,
+    WrongBoard,
+    from_agent,
+    one_line,
+)
 from deploy.transport import Channel, Transport, open_transport
 from devices.protocol.conversation import PROTOCOL
 from devices.protocol.framing import MAGIC, Decoder, Encoder, FrameError, Kind, Message
+
+if TYPE_CHECKING:
+    from deploy.farm.lease import Lease
 
 SILENCE_S = 15.0  # the agent sends a heartbeat every second
 START_S = 60.0  # a cold Pi unpacks and compiles the agent first
@@ -85,6 +101,7 @@ class Session:
         self._last_event = "nothing"
         self._closed = threading.Event()
         self._broken = False  # a frame was cut short: nothing that follows would make sense
+        self._lease: Lease | None = None
 
     def start(self, greeting: bytes) -> None:
         """
@@ -170,15 +187,50 @@ class Session:
         self.request("ping")
         return time.perf_counter_ns() - started
 
-    def claim(self, token: int, owner: str, seconds: float) -> None:
+    def claim(self, token: int, owner: str, seconds: float, issuer: str = "", evict: bool = False) -> None:
         """
         Hold the board's lease: from now on it refuses conversations with a lower fencing token, or, while it lasts,
         with none.
 
+        Args:
+            issuer: who gives the tokens; while this lease lasts, those of another issuer are refused, however high.
+            evict: end what still runs there for holders before, which otherwise makes the board busy.
+
         Raises:
             StaleToken: the board has seen a higher one; also from any later request.
+            BoardHeld: another issuer's lease has not ended.
         """
-        self.request("session.claim", token=token, owner=owner, seconds=seconds)
+        self.request("session.claim", token=token, owner=owner, seconds=seconds, issuer=issuer, evict=evict)
+
+    def hold(self, lease: Lease, evict: bool = False, wait_s: float | None = 0.0) -> None:
+        """
+        Talk as the holder of `lease`: the board refuses everybody else until it is renewed no more, and nothing is sent
+        once it has ended.
+
+        Args:
+            evict: see `claim`.
+            wait_s: wait so long for the end of a lease that another lease file gave, without end if None.
+
+        Raises:
+            LeaseLost: it has ended; also from any later request.
+            BoardHeld: somebody with another lease file has the board.
+        """
+        end = None if wait_s is None else time.monotonic() + wait_s
+        while True:
+            lease.check()
+            try:
+                self.claim(lease.token, lease.owner[:200], lease.left_s or 1e-3, lease.issuer, evict)
+                break
+            except StaleToken as error:
+                seen = error.facts.get("seen")
+                if type(seen) is not int or seen < lease.token:
+                    raise
+                lease.lift(seen)
+            except BoardHeld:
+                if end is not None and time.monotonic() >= end:
+                    raise
+                self.wait(1.0)
+        self._lease = lease
 
     def upload(self, sha256: str, data: bytes, progress: Progress | None = None) -> int:
         """
@@ -250,8 +302,10 @@ class Session:
             self._closed.set()
             try:
                 if not self._broken:
+                    if self._lease and self._lease.left_s:
+                        self._send_request("session.release", b"", {})
                     self._send(Message(Kind.BYE))
-            except (OSError, BoardSilent):
+            except (OSError, BoardSilent, LeaseLost):
                 pass
             self._channel.close()
 
@@ -266,6 +320,8 @@ class Session:
     # Below: frames
 
     def _send_request(self, op: str, payload: bytes, header: dict[str, Any]) -> int:
+        if self._lease:
+            self._lease.check()
         request = next(self._ids)
         self._send(Message(Kind.REQUEST, {**header, "id": request, "op": op}, payload))
         return request
@@ -355,8 +411,9 @@ class Session:
 
     def _heartbeat(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
+            left_s = self._lease.left_s if self._lease else 0.0
             try:
-                self._send(Message(Kind.HEARTBEAT))
+                self._send(Message(Kind.HEARTBEAT, {"lease_s": left_s} if left_s else {}))
             except (OSError, ValueError, BoardSilent):
                 return  # the conversation is over; whoever reads will notice
 
@@ -368,9 +425,14 @@ def connect(
     ask: Callable[[str], str] | None = None,
     strict: bool = False,
     trust: bool = True,
+    lease: Lease | None = None,
+    evict: bool = False,
+    wait_s: float | None = 0.0,
 ) -> Session:
     """
     Reach the board, bring the agent up, and start talking.
+
+    `deploy.farm.hold` takes a lease first, and is what to use unless the board is nobody else's.
 
     Args:
         known_hosts: file of the pinned host keys (ssh).
@@ -378,9 +440,11 @@ def connect(
         ask: asks a person for a password, where the transport has one (serial).
         strict: pin no host key; a board that is met for the first time is refused.
         trust: pin the signing key that boards.yaml names, if it names one.
+        lease: of this board; see `Session.hold` for it, `evict` and `wait_s`.
 
     Raises:
         TransportError: see `deploy.errors`.
+        WrongBoard: it is not the one that boards.yaml means.
         Untrusted: another signing key is pinned there.
     """
     transport = open_transport(board, known_hosts, ask, strict)
@@ -389,16 +453,34 @@ def connect(
             session = _converse(board, transport, agent_options, fresh=False)
         except AgentBroken:  # half of it is gone, or another Python's byte code is in the way
             session = _converse(board, transport, agent_options, fresh=True)
-        if trust and board.public_key:
-            try:
+        try:
+            _identify(board, session.hello["identity"])
+            if lease:
+                session.hold(lease, evict, wait_s)
+            if trust and board.public_key:
                 session.request("key.pin", public_key=board.public_key)
-            except BaseException:
-                session.close()
-                raise
+        except BaseException:
+            session.close()
+            raise
         return session
     except BaseException:
         transport.close()
         raise
+
+
+def _identify(board: Board, identity: dict[str, Any]) -> None:
+    """A board that answers by another one's address must not be taken for it."""
+    if board.serial_number is None:
+        return
+    shown = identity.get("serial")
+    if not isinstance(shown, str) or shown.casefold() != board.serial_number.casefold():
+        what = f"the serial number {one_line(shown)!r}" if shown else "no serial number"
+        raise WrongBoard(
+            f"what answers as board {board.name!r} has {what}, boards.yaml says {board.serial_number!r}",
+            "another board has its address now, or was put in its place; correct `transport:` or `serial_number:`",
+            board=board.name,
+            shown=shown,
+        )
 
 
 def _converse(board: Board, transport: Transport, agent_options: list[str] | None, fresh: bool) -> Session:

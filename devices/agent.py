@@ -11,6 +11,7 @@ goodbye: it goes on into its spool, and the agent ends after it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -54,6 +55,7 @@ _HARMLESS = frozenset(
         "ping",
         "state",
         "session.claim",
+        "session.release",
         "key.pin",
         "store.progress",
         "release.find",
@@ -121,9 +123,12 @@ class Agent:
         link: to the host.
         silence_s: end after so many seconds without a frame from the host.
         sysroot: where /sys and /proc are; ``/`` but for tests.
+        journal: a file to write down in what was done, as whom and when; for tests of who was here.
     """
 
-    def __init__(self, root: Path, link: Link, silence_s: float, sysroot: Path = Path("/")) -> None:
+    def __init__(
+        self, root: Path, link: Link, silence_s: float, sysroot: Path = Path("/"), journal: Path | None = None
+    ) -> None:
         self._store = Store(root)
         self._link = link
         self._silence_s = silence_s
@@ -147,10 +152,14 @@ class Agent:
         self._turn = Turn(root / "turn")
         self._trust = Trust(root)
         self._fence = Fence(root)
+        self._evicts = False  # this conversation ends what still runs for holders before it
+        link.given_up = self._must_give_way  # it may have been stopped while it held the board
+        self._journal = journal.open("ab", buffering=0) if journal else None
         self._handlers: dict[str, Handler] = {
             "ping": lambda header, payload: ({"clock_ns": time.monotonic_ns()}, payload),
             "state": lambda header, payload: (facts.state(self._sysroot, self._store.root), b""),
             "session.claim": self._session_claim,
+            "session.release": self._session_release,
             "key.pin": self._key_pin,
             "store.progress": self._store_progress,
             "store.put": self._store_put,
@@ -201,12 +210,15 @@ class Agent:
                     self._leave()
                 if self._job:
                     self._on_time(self._job, now)
+                self._give_way()
                 if self._backlog:
                     self._offer(b"")
                 elif now - self._sent > HEARTBEAT_S:
                     self._send(Kind.HEARTBEAT, {})
         finally:
             self._stop_runner()
+            if self._job:
+                self._write_down("ends", self._job.op)
             if self._sampler:
                 self._sampler.stop()
             self._turn.close()
@@ -225,6 +237,25 @@ class Agent:
             self._advance(error=AgentError(errors.TIME_LIMIT, f"killed after {job.limit_s:g} s (time limit)"))
         elif job.resume_at is not None and now >= job.resume_at:
             self._advance()
+
+    def _take_turn(self, alone: bool) -> None:
+        if self._fence.token is not None and self._evicts:
+            self._turn.demand(self._fence.token)
+        else:
+            self._turn.take(alone)
+
+    def _give_way(self) -> None:
+        """End what runs for a holder whose lease was lost, when the one that has it now demands the turn."""
+        if (self._job or self._runner or self._sampler) and self._must_give_way():
+            self._stop_runner()
+            if self._job:
+                self._advance(error=AgentError(errors.STALE_TOKEN, "a newer holder of the board has ended this"))
+            if self._sampler:
+                self._stop_sampler()
+            self._turn.give_back()
+
+    def _must_give_way(self) -> bool:
+        return self._fence.token is not None and self._turn.demanded_by() > self._fence.token
 
     def _leave(self) -> None:
         """The host is gone.  A job with a spool goes on; everything else ends with the conversation."""
@@ -285,6 +316,8 @@ class Agent:
                     self._request(message)
                 elif message.kind is Kind.CANCEL:
                     self._cancel(message.header)
+                elif message.kind is Kind.HEARTBEAT and "lease_s" in message.header:
+                    self._extend(message.header["lease_s"])
         except FrameError as error:
             # What follows cannot be trusted either: say why, and end.
             self._send(Kind.ERROR, {"id": None, "code": errors.BAD_REQUEST, "message": str(error), "facts": {}})
@@ -305,9 +338,10 @@ class Agent:
                 raise AgentError(errors.BAD_REQUEST, "a request without an id")
             if handler is None:
                 raise AgentError(errors.UNKNOWN_OP, f"this agent knows no {op!r}", ops=sorted(self._handlers))
-            if op not in _HARMLESS:
-                self._fence.check()
-            answer = handler(message.header, message.payload)
+            with contextlib.nullcontext() if op in _HARMLESS else self._fence.passing():
+                if op not in _HARMLESS:
+                    self._write_down("does", op)
+                answer = handler(message.header, message.payload)
         except AgentError as error:
             self._send(Kind.ERROR, {"id": request, **error.header()})
         except OSError as error:
@@ -328,7 +362,19 @@ class Agent:
     # The store and releases
 
     def _session_claim(self, header: dict[str, Any], payload: bytes) -> Answer:
-        self._fence.claim(header["token"], header["owner"], header.get("seconds", DEFAULT_LEASE_S))
+        seconds, issuer = header.get("seconds", DEFAULT_LEASE_S), header.get("issuer", "")
+        self._fence.claim(header["token"], header["owner"], seconds, issuer)
+        self._evicts = header.get("evict") is True
+        return {}, b""
+
+    def _extend(self, seconds: Any) -> None:
+        try:
+            self._fence.extend(seconds)
+        except (AgentError, OSError, TypeError, ValueError):
+            pass  # nobody waits for an answer; the lease ends when it would have
+
+    def _session_release(self, header: dict[str, Any], payload: bytes) -> Answer:
+        self._fence.release()
         return {}, b""
 
     def _key_pin(self, header: dict[str, Any], payload: bytes) -> Answer:
@@ -348,7 +394,7 @@ class Agent:
         """Make the blob `sha256` of the blobs `base` and `delta`, in a process of its own; `delta` is used up."""
         self._require_idle()
         self._stop_runner()
-        self._turn.take(alone=False)  # it keeps a core busy, and a measurement must be alone
+        self._take_turn(alone=False)  # it keeps a core busy, and a measurement must be alone
         self._store.bringing()
         self._begin(header, self._patch(header["sha256"], header["base"], header["delta"], _limit(header)))
 
@@ -438,7 +484,7 @@ class Agent:
     def _clean(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._require_idle()
         self._stop_runner()
-        self._turn.take(alone=True)
+        self._take_turn(alone=True)
         self._store.clean()
         return {}, b""
 
@@ -628,7 +674,7 @@ class Agent:
         """
         self._require_idle()
         self._stop_runner()
-        self._turn.take(alone=True)
+        self._take_turn(alone=True)
         spool = self._spools.writer({key: header.get(key) for key in ("bundle", "plan", "run")})
         self._begin(header, self._measure(header, payload, spool), spool)
 
@@ -686,7 +732,7 @@ class Agent:
         """Time the model's operators, see `profiling`, in as many fresh processes as `restarts` says."""
         self._require_idle()
         self._stop_runner()
-        self._turn.take(alone=True)
+        self._take_turn(alone=True)
         self._begin(header, self._profile(header, payload))
 
     def _profile(self, header: dict[str, Any], payload: bytes) -> Steps:
@@ -789,7 +835,10 @@ class Agent:
 
     def _begin(self, header: dict[str, Any], steps: Steps, spool: SpoolWriter | None = None) -> None:
         self._require_idle()
+        if self._fence.token is not None:
+            self._take_turn(alone=True)  # a board that is held does one thing at a time
         self._job = Job(header, steps, spool)
+        self._write_down("begins", self._job.op)
         self._advance()
 
     def _advance(self, reply: Message | None = None, error: AgentError | None = None) -> None:
@@ -818,8 +867,15 @@ class Agent:
             job.deadline = time.monotonic() + step.limit_s
             self._runner.request(step.request, step.payload)
 
+    def _write_down(self, what: str, op: Any) -> None:
+        """One line of the journal: when, by which token, in which process, what."""
+        if self._journal:
+            line = f"{time.monotonic_ns()} {self._fence.token or 0} {os.getpid()} {what} {op}\n"
+            self._journal.write(line.encode())
+
     def _conclude(self, job: Job, kind: Kind, header: dict[str, Any], payload: bytes = b"") -> None:
         self._job = None
+        self._write_down("ends", job.op)
         header = {**header, "id": job.request}
         if job.spool:
             job.spool.append(Message(kind, header, payload))
@@ -850,7 +906,7 @@ class Agent:
 
     def _start_runner(self, memory_bytes: int | None) -> None:
         self._stop_runner()
-        self._turn.take(alone=False)
+        self._take_turn(alone=False)
         runner = self._runner = RunnerProcess(self._store.runtime(), memory_bytes)
         self._selector.register(runner.stdout, selectors.EVENT_READ, self._from_runner)
         self._selector.register(runner.stderr, selectors.EVENT_READ, lambda: self._from_runner_stderr(runner))

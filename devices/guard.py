@@ -4,18 +4,24 @@ Whom this board obeys: the key that releases must be signed with, and the lease 
 Both are files below the root, modes 0600, written whole by a rename::
 
     key      base64 of an Ed25519 public key, pinned when a host that knows one came first
-    lease    {"token", "owner", "until_ns", "boot"}: the highest fencing token ever seen, and its holder
+    lease    {"token", "owner", "issuer", "until_ns", "boot"}: the highest fencing token ever seen, and its holder
 
 A lease ends after so many nanoseconds of the monotonic clock of one boot: the wall clock of a board may be wrong by
 years.  The token is remembered for ever.
+
+Who issues tokens knows who holds the board, so a higher one replaces the holder at once.  Two issuers (two machines,
+two lease files) know nothing of each other: while the lease of one holds, no token of the other does.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,8 @@ from devices.protocol.errors import AgentError
 
 DEFAULT_LEASE_S = 3600.0
 MAX_TOKEN = 2**63 - 1
+PATIENCE_S = 10.0
+EXTEND_PATIENCE_S = 0.1  # nobody waits for it, and the agent has other things to do
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -104,49 +112,100 @@ class Trust:
 
 
 class Fence:
-    """The lease of this board, as one conversation sees it."""
+    """
+    The lease of this board, as one conversation sees it.
+
+    Attributes:
+        token: what this conversation claimed, or None.
+    """
 
     def __init__(self, root: Path) -> None:
         self._path = root / "lease"
-        self._lock = root / "releases"
-        self._token: int | None = None
+        self._lock = root / "lease.lock"
+        self.token: int | None = None
 
-    def claim(self, token: Any, owner: Any, seconds: Any) -> None:
+    def claim(self, token: Any, owner: Any, seconds: Any, issuer: Any = "") -> None:
         """
-        This conversation holds the lease `token`, which ends in so many seconds.
+        This conversation holds the lease `token`, which ends in so many seconds.  What others were in the middle of is
+        done when this returns.
 
         Raises:
-            AgentError: bad-request; stale-token, a higher one was seen.
+            AgentError: bad-request; stale-token, a higher one was seen; held, another issuer's lease has not ended;
+                busy, a conversation is in the middle of something and does not end it.
         """
         if type(token) is not int or not 0 < token <= MAX_TOKEN:
             raise AgentError(errors.BAD_REQUEST, f"token {str(token)[:40]} is not in [1, {MAX_TOKEN}]")
-        if not isinstance(owner, str) or not 0 < len(owner) <= 200:
-            raise AgentError(errors.BAD_REQUEST, "owner is not a text of 1 to 200 characters")
+        for what, text, least in (("owner", owner, 1), ("issuer", issuer, 0)):
+            if not isinstance(text, str) or not least <= len(text) <= 200:
+                raise AgentError(errors.BAD_REQUEST, f"{what} is not a text of {least} to 200 characters")
         lease_s = float(seconds)
         if not 0 < lease_s <= 30 * 86400:
             raise AgentError(errors.BAD_REQUEST, f"a lease of {lease_s:g} s is not in (0, 30 days]")
-        with _locked(self._lock):
+        with self._locked(fcntl.LOCK_EX):
             seen = self._seen()
+            if seen and seen["issuer"] != issuer:
+                left_s = _left_s(seen)
+                if left_s > 0:
+                    raise AgentError(
+                        errors.HELD, f"{seen['owner']} holds this board by another lease file",
+                        owner=seen["owner"], left_s=left_s, seen=seen["token"],
+                    )  # fmt: skip
+                if seen["token"] == token:
+                    raise _stale(f"token {token} was given before", seen, token)
             if seen and seen["token"] > token:
                 raise _stale(f"token {token} is older than {seen['token']}", seen, token)
-            until = time.monotonic_ns() + int(lease_s * 1e9)
-            lease = {"token": token, "owner": owner, "until_ns": until, "boot": _boot()}
-            _write(self._path, json.dumps(lease).encode() + b"\n")
-        self._token = token
+            self._write(token, owner, issuer, lease_s)
+        self.token = token
 
-    def check(self) -> None:
+    def extend(self, seconds: Any) -> None:
         """
+        The holder is still there: its lease ends in so many seconds.  Anybody else changes nothing.
+
+        Raises:
+            AgentError: busy; the lease ends when it would have.
+        """
+        lease_s = float(seconds)
+        if self.token is None or not 0 <= lease_s <= 30 * 86400 or not self._path.exists():
+            return
+        with self._locked(fcntl.LOCK_EX, EXTEND_PATIENCE_S):
+            seen = self._seen()
+            if seen and seen["token"] == self.token:
+                self._write(self.token, seen["owner"], seen["issuer"], lease_s, durable=False)
+
+    def release(self) -> None:
+        """The holder needs the board no more."""
+        self.extend(0)
+        self.token = None
+
+    @contextlib.contextmanager
+    def passing(self) -> Iterator[None]:
+        """
+        Do something as whoever may: nobody else's claim comes in between.
+
         Raises:
             AgentError: stale-token; another conversation showed a higher token, or this one shows none while a lease
                 holds.
         """
+        if not self._path.exists():  # nobody ever claimed this board, and one that only looks leaves no file
+            yield
+            return
+        with self._locked(fcntl.LOCK_SH):
+            self._check()
+            yield
+
+    def _check(self) -> None:
         seen = self._seen()
         if seen is None:
             return
-        if self._token is not None and self._token < seen["token"]:
-            raise _stale(f"token {self._token} is older than {seen['token']}", seen, self._token)
-        if self._token is None and seen["boot"] == _boot() and time.monotonic_ns() < seen["until_ns"]:
+        if self.token is not None and self.token < seen["token"]:
+            raise _stale(f"token {self.token} is older than {seen['token']}", seen, self.token)
+        if self.token is None and _left_s(seen) > 0:
             raise _stale(f"this conversation shows no token, and {seen['token']} holds the board", seen, None)
+
+    def _write(self, token: int, owner: str, issuer: str, lease_s: float, durable: bool = True) -> None:
+        until = time.monotonic_ns() + int(lease_s * 1e9)
+        lease = {"token": token, "owner": owner, "issuer": issuer, "until_ns": until, "boot": _boot()}
+        _write(self._path, json.dumps(lease).encode() + b"\n", durable)
 
     def _seen(self) -> dict[str, Any] | None:
         data = _read(self._path)
@@ -155,16 +214,41 @@ class Fence:
         try:
             lease = json.loads(data)
             if type(lease["token"]) is int and type(lease["until_ns"]) is int and isinstance(lease["owner"], str):
-                return {"boot": "", **lease}
+                return {"boot": "", "issuer": "", **lease}
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
         raise AgentError(errors.IO_ERROR, f"{self._path} is damaged: which token was the highest is not known")
+
+    @contextlib.contextmanager
+    def _locked(self, how: int, patience_s: float = PATIENCE_S) -> Iterator[None]:
+        """Hold the lock of the lease; somebody who was stopped while holding it must not stop everybody."""
+        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            end = time.monotonic() + patience_s
+            while True:
+                try:
+                    fcntl.flock(fd, how | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise AgentError(
+                            errors.BUSY, "another conversation is in the middle of something, and does not end it"
+                        ) from None
+                    time.sleep(0.002)
+            yield
+        finally:
+            os.close(fd)
 
 
 def _stale(reason: str, seen: dict[str, Any], token: int | None) -> AgentError:
     return AgentError(
         errors.STALE_TOKEN, f"{reason} (of {seen['owner']})", token=token, seen=seen["token"], owner=seen["owner"]
     )
+
+
+def _left_s(seen: dict[str, Any]) -> float:
+    """Seconds until a lease ends; not more than 0 when it has."""
+    return (seen["until_ns"] - time.monotonic_ns()) / 1e9 if seen["boot"] == _boot() else 0.0
 
 
 def _boot() -> str:
@@ -184,28 +268,13 @@ def _read(path: Path) -> bytes | None:
         return source.read(4096)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, durable: bool = True) -> None:
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.unlink(missing_ok=True)
     fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as out:
         out.write(data)
         out.flush()
-        os.fsync(out.fileno())
+        if durable:
+            os.fsync(out.fileno())
     os.replace(staging, path)
-
-
-class _locked:
-    """Holds the lock of a folder (the store's own) while the body runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *exception: Any) -> None:
-        os.close(self._fd)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import os
 import select
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 OFFERED_BYTES = 1 << 20  # what may wait for a host that is slow to take it
+LOOK_S = 0.5  # between two looks at whether to wait on
 
 
 class Link(Protocol):
-    """A two-way stream of bytes that arrive whole and in order, or break."""
+    """
+    A two-way stream of bytes that arrive whole and in order, or break.
+
+    Attributes:
+        given_up: asked now and then while a slow host is waited for; once it is true, that host is gone.
+    """
+
+    given_up: Callable[[], bool]
 
     def fileno(self) -> int:
         """What to wait for before `receive`."""
@@ -72,6 +82,7 @@ class PipeLink:
         self._sink = sink
         self._patience_s = patience_s
         self._waiting = bytearray()  # offered, not sent yet
+        self.given_up: Callable[[], bool] = lambda: False
         os.set_blocking(sink, False)
         self._writable = select.poll()
         self._writable.register(sink, select.POLLOUT)
@@ -97,11 +108,15 @@ class PipeLink:
     def send(self, data: bytes) -> None:
         view = memoryview(bytes(self._waiting) + data)
         self._waiting.clear()
+        taken = time.monotonic()
         while view:
-            if not self._writable.poll(self._patience_s * 1000):
-                raise TimeoutError(f"the host took nothing for {self._patience_s:g} s")
+            if not self._writable.poll(LOOK_S * 1000):
+                if self.given_up() or time.monotonic() - taken > self._patience_s:
+                    raise TimeoutError("the host takes nothing")
+                continue
             try:
                 view = view[os.write(self._sink, view) :]
+                taken = time.monotonic()
             except BlockingIOError:
                 continue
 

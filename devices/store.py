@@ -49,7 +49,10 @@ MAX_UNPACKED = 2 << 30
 _PATCHED = ".patched"
 UNPROVEN = "unproven"  # in the folder of a release that was never current
 # All that ever lies below the root.
-OURS = ("store", "releases", "current", "runtime", "kernels", "agent", "spool", "turn", "history", "key", "lease")
+OURS = (
+    *("store", "releases", "current", "runtime", "kernels", "agent", "spool"),
+    *("turn", "history", "key", "lease", "lease.lock"),
+)
 
 
 class Store:

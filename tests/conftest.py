@@ -16,11 +16,8 @@ from deploy.session import Session, connect
 Said = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+THOROUGH = bool(os.environ.get("DEPLOY_THOROUGH"))  # more points and versions than a quick run of the suite takes
 CORPUS = Path(os.environ.get("DEPLOY_CORPUS", ROOT.parent / "shared" / "corpus"))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--board", help="name of a real board of boards.yaml, for tests/hardware")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,10 +54,11 @@ def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     (home / ".cache" / "deploy" / "kernels").symlink_to(kernels)
     for variable in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.delenv(f"XDG_{variable}_HOME", raising=False)
-    for variable in ("DEPLOY_BOARDS", "DEPLOY_DEBUG"):
+    for variable in ("DEPLOY_BOARDS", "DEPLOY_DEBUG", "DEPLOY_OWNER", "DEPLOY_PRIORITY", "DEPLOY_WAIT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("DEPLOY_RESULTS", str(home / "results"))
+    monkeypatch.setenv("DEPLOY_FARM", str(home / "farm"))
     return home
 
 

@@ -21,6 +21,7 @@ import click
 VERBS = {
     "build": "Make a bundle from a model.",
     "inspect": "Show what a model or a bundle holds.",
+    "accelerate": "Compile a model for a PYNQ board's accelerator.",
     "boards": "List, check and add boards.",
     "push": "Bring a bundle to a board and prove it there.",
     "releases": "List what is on a board.",
@@ -38,6 +39,8 @@ VERBS = {
     "gate": "Pass or fail a bundle against a baseline, for CI.",
     "explain": "Say what a verdict means and what to do.",
     "report": "Write an HTML report of a run.",
+    "farm": "Run plans on many boards.",
+    "lease": "Keep a board for yourself, and see who has what.",
     "virtual": "Bring up boards that QEMU plays.",
     "doctor": "Check this machine and say what is missing.",
     "completion": "Print shell completion.",

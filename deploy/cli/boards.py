@@ -11,6 +11,7 @@ from deploy.cli import common
 
 if TYPE_CHECKING:
     from deploy.boards import Board, Registry
+    from deploy.farm.health import Rung
     from deploy.power import Action
 
 
@@ -43,7 +44,11 @@ def list_(boards_file: str | None, as_json: bool = False) -> None:
 
 @command.command(
     "check",
-    help="""Reach boards and say what is there: agent, Python, runtime, CPU, meters.  All of them without NAME."""
+    help="""
+    Reach boards and say what is there: agent, Python, runtime, CPU, meters.  All of them without NAME.
+
+    A board that somebody has is not waited for, unless --wait says so; one in quarantine that answers is free again.
+    """
     + common.example("deploy boards check local"),
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
@@ -73,10 +78,12 @@ def check(boards_file: str | None, names: tuple[str, ...], as_json: bool) -> int
 
 def _check(registry: Registry, board: Board) -> dict[str, Any]:
     from deploy.errors import BoardError
+    from deploy.farm.hold import leases_of
+    from deploy.farm.seen import Sightings
     from deploy.measure import list_meters
     from deploy.meters.attached import describe
 
-    with common.session_with(registry, board) as session:
+    with common.session_with(registry, board, wait=0.0) as session:
         identity = session.hello["identity"]
         meters = list_meters(session)
         state = session.request("state").header
@@ -89,6 +96,10 @@ def _check(registry: Registry, board: Board) -> dict[str, Any]:
     for header in (meters, state, runtime):
         header.pop("id", None)
     attached = describe(board)
+    with leases_of(registry) as leases:
+        sightings = Sightings(leases.file)
+        sightings.saw(board.name, rails=meters["rails"])
+        sightings.forgive(board.name)
     return {
         "board": board.name,
         "ok": True,
@@ -192,8 +203,9 @@ def add(
     tags: tuple[str, ...],
 ) -> None:
     from deploy import boards
+    from deploy.paths import boards_file as find_file
 
-    path = boards.find_file(boards_file) or Path("boards.yaml")
+    path = find_file(boards_file) or Path("boards.yaml")
     transport = {"kind": "ssh", "host": host, "user": user, "port": port}
     entry: dict[str, Any] = {"kind": kind, "description": description}
     entry = {key: value for key, value in entry.items() if value}
@@ -296,6 +308,88 @@ def trust(boards_file: str | None, name: str, replace: bool, as_json: bool) -> N
 
 
 @command.command(
+    "status",
+    help="""
+    Show how the boards are, without asking them: who has each, who waits, when it was seen last and how hot it was
+    then, and why it is in quarantine.
+    """
+    + common.example("deploy boards status"),
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@common.json_option
+@click.pass_obj
+def status(boards_file: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    from deploy.farm.status import statuses
+
+    registry = common.registry(boards_file)
+    found = statuses(registry, names)
+    if as_json:
+        common.show_json(found)
+        return
+    table = common.new_table("board", "state", "held by", "waiting", "seen", "hottest", "why")
+    for entry in found:
+        held = "; ".join(str(holder) for holder in entry.holders)
+        seen = "never" if entry.seen_ago_s is None else f"{common.span(max(0.0, entry.seen_ago_s))} ago"
+        hottest = "" if entry.hottest_c is None else f"{entry.hottest_c:.1f} C"
+        table.add_row(entry.board, entry.state, held, str(entry.waiting or ""), seen, hottest, entry.reason or "")
+    common.show_table(table)
+
+
+@command.command(
+    "recover",
+    help="""
+    Bring a board that hangs back: kill its agents, reboot it, switch its supply off and on (`power:` of boards.yaml),
+    each if what comes before it did not help.  One that does not come back goes into quarantine.
+    """
+    + common.example("deploy boards recover local --upto agent"),
+)
+@click.argument("name")
+@click.option(
+    "--upto", type=click.Choice(["agent", "reboot", "power"]), default="power", show_default=True,
+    help="The last thing to try.",
+)  # fmt: skip
+@common.wait_options
+@common.json_option
+@click.pass_obj
+def recover(boards_file: str | None, name: str, upto: Rung, as_json: bool) -> None:
+    from deploy.farm.health import recover as climb
+    from deploy.farm.hold import leases_of
+
+    registry = common.registry(boards_file)
+    board = registry[name]
+    with leases_of(registry) as leases, common.progress_bar(name) as bar:
+        found = climb(registry, board, leases, "recovered by hand", upto=upto, wait=common.wait_s(), note=bar.note)
+    if as_json:
+        common.show_json(found)
+        return
+    how = {
+        None: "it answers",
+        "agent": "its agents were killed",
+        "reboot": "it was rebooted",
+        "power": "it was switched",
+    }
+    common.show(f"{name}: {how[found.by]}")
+
+
+@command.command(
+    "quarantine",
+    help="""Keep whoever asks for any board from getting this one, until it is checked or recovered."""
+    + common.example("deploy boards quarantine local 'fan is dead'"),
+)
+@click.argument("name")
+@click.argument("reason")
+@click.pass_obj
+def quarantine(boards_file: str | None, name: str, reason: str) -> None:
+    from deploy.farm.hold import leases_of
+    from deploy.farm.seen import Sightings
+
+    registry = common.registry(boards_file)
+    with leases_of(registry) as leases:
+        Sightings(leases.file).quarantine(registry[name].name, reason, by_hand=True)
+    common.show(f"{name}: in quarantine until `deploy boards check {name}`")
+
+
+@command.command(
     "power",
     help="""
     Switch the supply of the board NAME by what `power:` of boards.yaml names, a virtual board's without it.  The board
@@ -305,15 +399,25 @@ def trust(boards_file: str | None, name: str, replace: bool, as_json: bool) -> N
 )
 @click.argument("name")
 @click.argument("action", type=click.Choice(["on", "off", "cycle"]))
+@common.wait_options
 @click.pass_obj
 def power(boards_file: str | None, name: str, action: Action) -> None:
+    from deploy.farm.hold import leases_of
+    from deploy.farm.places import acquired
+    from deploy.farm.seen import Sightings
     from deploy.power import switch
 
     registry = common.registry(boards_file)
     folder = registry.path.resolve().parent if registry.path else Path.cwd()
-    with common.progress_bar(name) as bar:
+    board = registry[name]
+    with (
+        leases_of(registry) as leases,
+        leases.take(name, **common.how_to_wait()),
+        acquired(board, Sightings(leases.file)),
+        common.progress_bar(name) as bar,
+    ):
         bar.note(f"power {action}")
-        switch(registry[name], action, folder)
+        switch(board, action, folder)
     common.show(f"{name}: {'off and on again' if action == 'cycle' else action}")
 
 

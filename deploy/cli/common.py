@@ -17,6 +17,7 @@ import click
 from deploy.units import duration as duration
 from deploy.units import energy as energy
 from deploy.units import size as size
+from deploy.units import span as span
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,6 +29,26 @@ if TYPE_CHECKING:
     from deploy.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Span(click.ParamType):  # type: ignore[type-arg]
+    """``90s``, ``30m``, ``2h``, ``1d``, or plain seconds."""
+
+    name = "time"
+
+    def __init__(self, low: float, high: float = math.inf) -> None:
+        self._low, self._high = low, high
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        text = str(value)
+        try:
+            number = float(text.rstrip("smhd")) * {"m": 60, "h": 3600, "d": 86400}.get(text[-1:], 1)
+        except ValueError:
+            number = math.nan
+        if not self._low <= number <= self._high or number == math.inf:
+            most = f" up to {self._high / 86400:g}d" if self._high < math.inf else ""
+            self.fail(f"{text!r} is no time such as 90s, 30m or 2h{most}", parameter, context)
+        return number
 
 
 def example(*lines: str) -> str:
@@ -55,8 +76,50 @@ def board_option(function: F) -> F:
     return board_name_option(strict_option(function))
 
 
+def any_board_name_option(function: F) -> F:
+    """`any_board_option` for a verb that has a `--strict` of its own."""
+    for option in (
+        click.option(
+            "--needs", multiple=True, metavar="WHAT", expose_value=False, callback=_set("deploy.needs"),
+            help="It must have that: dotprod, aarch64, jetson, meter, memory>=2G, ...; may be repeated.",
+        ),
+        click.option(
+            "--tag", multiple=True, metavar="TAG", expose_value=False, callback=_set("deploy.tags"),
+            help="Any board with this tag, the first that is free.",
+        ),
+        click.option(
+            "--board", "-b", "board_name", metavar="NAME", shell_complete=_complete_board,
+            help="Board of boards.yaml [local].",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def any_board_option(function: F) -> F:
+    """One board, by name, or any that has a tag, or what is needed; `on_board` picks it."""
+    return any_board_name_option(strict_option(function))
+
+
+def _set(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that keeps an option's value for whoever asks `_meta`."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        context.meta[key] = value
+
+    return keep
+
+
+def _meta(key: str, otherwise: Any) -> Any:
+    context = click.get_current_context(silent=True)
+    return context.meta.get(key, otherwise) if context else otherwise
+
+
 def boards_option(function: F) -> F:
     """One board or several."""
+    function = click.option(
+        "--needs", multiple=True, metavar="WHAT", help="Only boards that have that: dotprod, aarch64, meter, ..."
+    )(function)
     function = click.option(
         "--tag", "tags", multiple=True, metavar="TAG", help="Every board of boards.yaml with this tag; may be repeated."
     )(strict_option(function))
@@ -71,10 +134,39 @@ def _set_strict(context: click.Context, parameter: click.Parameter, value: bool)
 
 
 def _host_key_option(*names: str) -> Callable[[F], F]:
-    return click.option(
+    host_key = click.option(
         *names, is_flag=True, expose_value=False, envvar="DEPLOY_STRICT", callback=_set_strict,
         help="Pin no host key: refuse a board that is met for the first time [$DEPLOY_STRICT].",
     )  # fmt: skip
+    return lambda function: lease_options(host_key(function))
+
+
+def lease_options(function: F) -> F:
+    """For every verb that takes a board; `session_with` obeys them."""
+    return wait_options(
+        click.option(
+            "--evict", is_flag=True, expose_value=False, callback=_set("deploy.evict"),
+            help="End what still runs there for somebody whose lease has ended.",
+        )(function)
+    )  # fmt: skip
+
+
+def wait_options(function: F) -> F:
+    """How to stand in the queue."""
+    function = click.option(
+        "--priority", type=click.IntRange(-1000, 1000), default=0, envvar="DEPLOY_PRIORITY", expose_value=False,
+        callback=_set("deploy.priority"), help="In the queue, higher ones first [0, $DEPLOY_PRIORITY].",
+    )(function)  # fmt: skip
+    return click.option(
+        "--wait", type=Span(0), metavar="TIME", envvar="DEPLOY_WAIT", expose_value=False, callback=_set("deploy.wait"),
+        help="Wait so long for a board that somebody else has: 0, 90s, 10m [without end, $DEPLOY_WAIT].",
+    )(function)  # fmt: skip
+
+
+def wait_s() -> float | None:
+    """How long to wait for a board; None: as long as it takes."""
+    waits: float | None = _meta("deploy.wait", None)
+    return waits
 
 
 # For every verb that connects; `is_strict` says whether it was given.  Where `--strict` means something else already,
@@ -159,14 +251,40 @@ def registry(boards_file: str | None) -> Registry:
 
 
 @contextlib.contextmanager
-def session_with(registry: Registry, board: Board, trust: bool = True) -> Iterator[Session]:
-    """Connect to a board; says so when its host key is met first."""
-    from deploy.session import connect
+def session_with(
+    registry: Registry, *boards: Board, trust: bool = True, wait: float | None = None
+) -> Iterator[Session]:
+    """
+    Take a board, or the first of several that is free, and connect to it.
 
-    with connect(board, registry.known_hosts, ask=ask_password, strict=is_strict(), trust=trust) as session:
+    Says where we stand in its queue, and when its host key is met first.
+
+    Args:
+        wait: how long to wait where the command line does not say.
+    """
+    from deploy.farm.hold import hold
+
+    with hold(registry, boards, trust=trust, ask=ask_password, **how_to_hold(wait)) as session:
         if session.pinned:
-            note(f"{board.name}: host key {session.pinned} met and pinned in {registry.known_hosts}")
+            note(f"{session.board.name}: host key {session.pinned} met and pinned in {registry.known_hosts}")
         yield session
+
+
+def how_to_hold(wait: float | None = None) -> dict[str, Any]:
+    """What the command line says of leases, for `deploy.farm.hold`; see `session_with` for `wait`."""
+    return {**how_to_wait(wait), "evict": _meta("deploy.evict", False), "strict": is_strict()}
+
+
+def how_to_wait(wait: float | None = None) -> dict[str, Any]:
+    """The same for `Leases.take`."""
+    context = click.get_current_context(silent=True)
+    waits = wait_s()
+    return {
+        "purpose": context.command_path.removeprefix("deploy ") if context else "",
+        "priority": _meta("deploy.priority", 0),
+        "wait": wait if waits is None else waits,
+        "on_wait": lambda standing: note(f"waiting: {standing}"),
+    }
 
 
 def ask_password(prompt: str) -> str:
@@ -179,6 +297,14 @@ def store_of(registry: Registry) -> Store:
     from deploy.results.store import Store
 
     return Store(results_dir(registry.state_dir))
+
+
+def store_beside(boards_file: str | None) -> Store:
+    """As `store_of`, for whoever needs nothing of the boards: reading their file takes longer than a list of runs."""
+    from deploy import paths
+    from deploy.results.store import Store
+
+    return Store(paths.results_dir(paths.state_dir(paths.boards_file(boards_file))))
 
 
 def read_bundle(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Bundle:
@@ -229,16 +355,38 @@ class OnBoard:
 
     def stored(self, kind: str, settings: Mapping[str, Any]) -> RunWriter:
         """Begin a run in the store."""
+        from deploy.prepare import run_record
+
         return store_of(self.registry).writer(kind, run_record(self.session, self.bundle, settings))
 
 
 @contextlib.contextmanager
-def on_board(boards_file: str | None, board_name: str, bundle: Bundle) -> Iterator[OnBoard]:
-    """Connect, and make sure that the board has its runtime and the bundle."""
+def on_board(boards_file: str | None, board_name: str | None, bundle: Bundle) -> Iterator[OnBoard]:
+    """Connect to the board of `any_board_option`, and make sure that it has its runtime and the bundle."""
     known = registry(boards_file)
-    with session_with(known, known[board_name]) as session:
+    with session_with(known, *any_board(known, board_name)) as session:
         bring(session, bundle)
         yield OnBoard(known, session, bundle)
+
+
+def any_board(registry: Registry, board_name: str | None) -> list[Board]:
+    """The boards that `any_board_option` allows; where none will do, those in quarantine are looked at again."""
+    from deploy.errors import NoSuchBoard
+    from deploy.farm.choose import candidates
+    from deploy.farm.health import probe_due
+    from deploy.farm.hold import leases_of, seen_of
+
+    tags, needs = _meta("deploy.tags", ()), _meta("deploy.needs", ())
+    if not (tags or needs):
+        return [registry[board_name or "local"]]
+    names = [board_name] if board_name else []
+    try:
+        return candidates(registry, names, tags, needs, seen_of(registry))
+    except NoSuchBoard:
+        with leases_of(registry) as leases:
+            if not list(probe_due(registry, leases)):
+                raise
+    return candidates(registry, names, tags, needs, seen_of(registry))
 
 
 def pushed_line(board: Board, pushed: Pushed) -> str:
@@ -248,34 +396,6 @@ def pushed_line(board: Board, pushed: Pushed) -> str:
     sent += ", the model as a delta" if pushed.delta_base else ""
     proof = pushed.verification.summary if pushed.verification else "no golden vectors: loaded and invoked once"
     return f"{board.name}: {pushed.release} is current ({sent}; {proof})"
-
-
-def run_record(session: Session, bundle: Bundle, command: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a run before it starts."""
-    from deploy import __version__
-
-    board = session.board
-    return {
-        "board": {
-            "name": board.name,
-            "kind": board.kind,
-            "transport": board.transport.kind,
-            "tags": list(board.tags),
-            "identity": session.hello["identity"],
-        },
-        "bundle": {
-            "name": bundle.name,
-            "digest": bundle.digest,
-            "model_sha256": bundle.manifest.files["model.tflite"].sha256,
-            "model_bytes": len(bundle.model),
-            "recipe": bundle.manifest.recipe,
-            "host_accuracy": bundle.manifest.accuracy,
-        },
-        "command": dict(command),
-        "kernels": vars(session.kernels),
-        "deploy": __version__,
-        "agent": session.hello["agent"],
-    }
 
 
 class Progress:
@@ -301,6 +421,9 @@ class Progress:
 
     def samples(self, done: int, total: int) -> None:
         self._live.update(self._task, completed=done, total=total, info=f"{done:,} of {total:,} samples")
+
+    def steps(self, done: int, total: int, what: str) -> None:
+        self._live.update(self._task, completed=done, total=total, info=f"{done:,} of {total:,} {what}")
 
     def info(self, text: str) -> None:
         self._live.update(self._task, info=text)

@@ -32,7 +32,7 @@ EXIT = {"passed": 0, "failed": 3, "undecided": 4}
         "deploy gate --baseline 20261121-101234-fc16 --max-slowdown 3% --max-energy 5% last --junit gate.xml",
     ),
 )
-@common.board_option
+@common.any_board_option
 @common.kernels_option
 @click.argument("candidate", default="last")
 @click.option("--baseline", required=True, metavar="RUN|BUNDLE", help="What the candidate must not be worse than.")
@@ -53,7 +53,7 @@ EXIT = {"passed": 0, "failed": 3, "undecided": 4}
 def command(
     boards_file: str | None,
     /,
-    board_name: str,
+    board_name: str | None,
     candidate: str,
     baseline: str,
     max_slowdown: float | None,
@@ -94,7 +94,7 @@ def command(
 
 
 def _runs(
-    store: Store, boards_file: str | None, board_name: str, baseline: str, candidate: str, plan: Any
+    store: Store, boards_file: str | None, board_name: str | None, baseline: str, candidate: str, plan: Any
 ) -> tuple[Run, Run]:
     """The two runs; bundles are measured first, in turns where both are bundles."""
     paths = [Path(name) if Path(name).suffix in (".bundle", ".tflite") else None for name in (baseline, candidate)]

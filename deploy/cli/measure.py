@@ -92,7 +92,7 @@ def plan_from(options: dict[str, Any]) -> Plan:
         "deploy measure --board local old.bundle new.bundle --interleave --restarts 10",
     ),
 )
-@common.board_name_option
+@common.any_board_name_option
 @common.strict_host_key_option
 @common.kernels_option
 @click.argument("bundle_paths", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -107,7 +107,7 @@ def plan_from(options: dict[str, Any]) -> Plan:
 def command(
     boards_file: str | None,
     /,
-    board_name: str,
+    board_name: str | None,
     bundle_paths: tuple[Path, ...],
     interleave: bool,
     count: bool,
@@ -129,6 +129,7 @@ def command(
     bundles = [common.read_bundle(path) for path in bundle_paths]
     outcomes = run(boards_file, board_name, bundles, plan, Lines if as_json else Live, count)
     for bundle, writer, measured in outcomes:
+        board_name = writer.known()["board"]["name"]
         if as_json:
             result = {"run": writer.id, "board": board_name, "bundle": bundle.digest, **vars(measured)}
             if count:
@@ -147,7 +148,7 @@ def command(
 
 def run(
     boards_file: str | None,
-    board_name: str,
+    board_name: str | None,
     bundles: Sequence[Bundle],
     plan: Plan,
     watcher: type[Live] | type[Lines],
@@ -155,8 +156,10 @@ def run(
 ) -> list[tuple[Bundle, RunWriter, Measured]]:
     """Bring the bundles to the board and measure them, in turns where there are several; each becomes a run."""
     from deploy.measure import Turn, interleave, measure
+    from deploy.prepare import input_values
 
     with common.on_board(boards_file, board_name, bundles[0]) as on, contextlib.ExitStack() as stack:
+        board_name = on.board.name
         if count:
             from deploy.virtual.count import cpu_of
 
@@ -187,28 +190,6 @@ def counted_on(session: Any, bundle: Bundle, inputs: list[Any]) -> dict[str, Any
     from deploy.virtual.count import count_for
 
     return dataclasses.asdict(count_for(session.hello["identity"], bundle.model, inputs, session.kernels.mode))
-
-
-def input_values(session: Any, bundle: Any, plan: Any) -> list[Any]:
-    """The first golden input, so that what is measured is what was proven; random values where there is none."""
-    from deploy import inference
-    from deploy.data import random_inputs
-
-    manifest = bundle.manifest
-    if manifest.golden and plan.signature is None:
-        return golden_inputs(bundle)
-    model = inference.load(session, bundle=bundle.digest, signature=plan.signature, subject=bundle.name)
-    inference.unload(session, bundle.name)
-    return random_inputs(model.inputs, 1, manifest.seed)[0]
-
-
-def golden_inputs(bundle: Any) -> list[Any]:
-    import io
-
-    import numpy as np
-
-    with np.load(io.BytesIO(bundle.files["golden.npz"]), allow_pickle=False) as golden:
-        return [golden[f"v0.in{i}"] for i in range(len(bundle.manifest.inputs))]
 
 
 def show(board: str, bundle: str, measured: Any) -> None:

@@ -11,7 +11,7 @@ import click
 
 from deploy.cli import common
 from deploy.cli.live import Lines, Live
-from deploy.cli.measure import golden_inputs, input_values, parse_cpus
+from deploy.cli.measure import parse_cpus
 
 if TYPE_CHECKING:
     from deploy.bundle import Bundle
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         "deploy profile --board local net.bundle", "deploy profile net.bundle --count --cpu a76 --group 4"
     ),
 )
-@common.board_option
+@common.any_board_option
 @common.kernels_option
 @common.bundle_argument
 @click.option("--duration", default=10.0, show_default=True, type=common.Finite(0.01, 86_400), help="Seconds, in all.")
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     boards_file: str | None,
-    board_name: str,
+    board_name: str | None,
     bundle_path: Path,
     duration: float,
     restarts: int,
@@ -60,6 +60,7 @@ def command(
     as_json: bool,
 ) -> None:
     from deploy.measure import Plan
+    from deploy.prepare import input_values
     from deploy.profile import profile
 
     bundle = common.read_bundle(bundle_path)
@@ -69,6 +70,7 @@ def command(
     settings = {"duration_s": duration, "restarts": restarts, "group": group, "threads": threads, "pin": pin}
     watcher = Lines if as_json else Live
     with common.on_board(boards_file, board_name, bundle) as on:
+        board_name = on.board.name
         inputs = input_values(on.session, bundle, Plan())
         with on.stored("profile", settings) as writer, watcher(f"{bundle.name} on {board_name}") as live:
             found = profile(
@@ -133,6 +135,7 @@ def _count(bundle: Bundle, cpu: str, group: int, as_json: bool) -> None:
     from deploy.data import random_inputs
     from deploy.errors import BuildError, DeployError
     from deploy.model_file import operator_names
+    from deploy.prepare import golden_inputs
     from deploy.virtual.count import count_models
     from devices.protocol.cut import CutError, Graph
 

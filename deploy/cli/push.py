@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
     from deploy.boards import Board, Registry
     from deploy.bundle import Bundle
+    from deploy.farm.leases import Standing
     from deploy.fleet import Outcome, Watcher
+    from deploy.session import Session
 
 
 @click.command(
@@ -37,12 +41,17 @@ if TYPE_CHECKING:
 @common.json_option
 @click.pass_obj
 def command(
-    boards_file: str | None, board_names: tuple[str, ...], tags: tuple[str, ...], bundle_path: Path, as_json: bool
+    boards_file: str | None,
+    board_names: tuple[str, ...],
+    tags: tuple[str, ...],
+    needs: tuple[str, ...],
+    bundle_path: Path,
+    as_json: bool,
 ) -> int:
     registry = common.registry(boards_file)
-    boards = registry.select(board_names or ([] if tags else ["local"]), tags)
+    boards = _chosen(registry, board_names, tags, needs)
     bundle = common.read_bundle(bundle_path)
-    if tags or len(boards) > 1:
+    if tags or needs or len(boards) > 1:
         return _push_to_all(registry, boards, bundle, as_json)
     (board,) = boards
     with common.session_with(registry, board) as session:
@@ -54,14 +63,38 @@ def command(
     return 0
 
 
+def _chosen(registry: Registry, names: Sequence[str], tags: Sequence[str], needs: Sequence[str]) -> Sequence[Board]:
+    """Every board that is meant and not in quarantine; says which are."""
+    if not (tags or needs):
+        return registry.select(names or ["local"], ())
+    from deploy.farm.choose import candidates
+    from deploy.farm.hold import seen_of
+
+    seen = seen_of(registry)
+    boards = candidates(registry, names, tags, needs, seen)
+    for board in registry.select(names, tags) if names or tags else registry:
+        known = seen.get(board.name)
+        if board not in boards and known and known.reason is not None:
+            common.note(f"{board.name} is in quarantine and left out: {known.reason}")
+    return boards
+
+
 def _push_to_all(registry: Registry, boards: Sequence[Board], bundle: Bundle, as_json: bool) -> int:
+    from deploy.farm.hold import hold, leases_of
     from deploy.fleet import push_to_all
 
     outcomes: dict[str, Outcome] = {}
     passwords = _passwords(boards)
-    with _Lines() as lines:
+    how = common.how_to_hold()
+
+    def reach(board: Board, watcher: Watcher, ask: Callable[[str], str] | None) -> AbstractContextManager[Session]:
+        on_wait = partial(_tell, watcher, how["on_wait"])
+        return hold(registry, board, leases=leases, ask=ask, **{**how, "on_wait": on_wait})
+
+    with leases_of(registry) as leases, _Lines() as lines:
         for outcome in push_to_all(
-            *(boards, bundle, registry.known_hosts, lines.line, common.is_strict(), common.kernels_mode(), passwords)
+            *(boards, bundle, registry.known_hosts, lines.line, common.is_strict(), common.kernels_mode(), passwords),
+            reach,
         ):
             outcomes[outcome.board.name] = outcome
             lines.end(outcome)
@@ -82,6 +115,11 @@ def _push_to_all(registry: Registry, boards: Sequence[Board], bundle: Bundle, as
     if as_json:
         common.show_json(shown)
     return 0 if all(entry["ok"] for entry in shown) else 1
+
+
+def _tell(watcher: Watcher, on_wait: Callable[[Standing], None], standing: Standing) -> None:
+    watcher.note(f"waiting: place {standing.place}")
+    on_wait(standing)
 
 
 def _passwords(boards: Sequence[Board]) -> dict[str, str]:

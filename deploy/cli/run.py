@@ -28,7 +28,7 @@ SHOWN = 8
     """
     + common.example("deploy run --board local net.bundle --data images.npz --count 3"),
 )
-@common.board_option
+@common.any_board_option
 @common.bundle_argument
 @click.option("--data", metavar="NPZ", help="What to feed: an .npz, or module:function.")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="Samples to feed.")
@@ -43,7 +43,7 @@ SHOWN = 8
 @click.pass_obj
 def command(
     boards_file: str | None,
-    board_name: str,
+    board_name: str | None,
     bundle_path: Path,
     data: str | None,
     count: int,
@@ -60,6 +60,7 @@ def command(
     resized = parse_shapes(shapes)
     bundle = common.read_bundle(bundle_path, resized)
     with common.on_board(boards_file, board_name, bundle) as on:
+        board_name = on.board.name
         model = inference.load(
             on.session,
             bundle=bundle.digest,

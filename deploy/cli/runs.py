@@ -27,7 +27,7 @@ def command(context: click.Context, as_json: bool) -> None:
 @common.json_option
 @click.pass_obj
 def list_(boards_file: str | None, count: int = 20, as_json: bool = False) -> None:
-    rows = common.store_of(common.registry(boards_file)).runs()[:count]
+    rows = common.store_beside(boards_file).runs(count)
     if as_json:
         common.show_json(rows)
         return

@@ -19,7 +19,7 @@ from deploy.cli import common
     """
     + common.example("deploy verify --board local net.bundle"),
 )
-@common.board_option
+@common.any_board_option
 @common.bundle_argument
 @click.option("--exact", is_flag=True, help="Fail on any difference.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 1024))
@@ -29,7 +29,7 @@ from deploy.cli import common
 @click.pass_obj
 def command(
     boards_file: str | None,
-    board_name: str,
+    board_name: str | None,
     bundle_path: Path,
     exact: bool,
     threads: int,
@@ -46,6 +46,7 @@ def command(
         raise BundleError(f"{bundle_path} has no golden vectors", "`deploy build` without --no-golden makes them")
     settings = {"exact": exact, "threads": threads}
     with common.on_board(boards_file, board_name, bundle) as on, on.stored("verify", settings) as writer:
+        board_name = on.board.name
         result = verify(on.session, bundle, threads, limit_s)
         good = result.exact if exact else result.passed
         writer.set(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from deploy.results.scatter import Point, pareto, points
 from deploy.results.store import Run, Store
 from deploy.results.verdicts import CODES
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_POINTS = 2500  # more would make the file large and the picture no better
 CLIP = 99.5  # percentile at which the histogram's axis ends, or at four medians
 
@@ -51,27 +50,48 @@ def render(run: Run, summary: Rows, others: Sequence[tuple[Run, Rows]], store: S
     Raises:
         StoreError: jinja2 or matplotlib are not installed, or an array is damaged.
     """
+    page = template("report.html.j2", run.id)
+    record = {key: value for key, value in run.record.items() if key != "restarts"}
+    return str(
+        page.render(
+            title=f"{run.record['bundle']['name']} on {run.record['board']['name']}",
+            run=run.record,
+            summary=summary,
+            others=[{"kind": other.record["kind"], "id": other.id, "summary": rows} for other, rows in others],
+            plots=_plots(run, [other for other, _ in others]) + _beside(run, store),
+            verdict=_verdict(run),
+            facts=_facts(run),
+            record=json.dumps(record, indent=1),
+        )
+    )
+
+
+def template(name: str, salt: str) -> Any:
+    """
+    A template of this folder, with matplotlib ready for its plots.
+
+    Args:
+        salt: of the names inside of the plots; the same data gives the same file.
+
+    Raises:
+        StoreError: jinja2 or matplotlib are not installed.
+    """
     try:
         import jinja2
         import matplotlib as mpl
     except ImportError as error:
         raise StoreError(f"reports need {error.name}", "`pip install 'deploy-hil[report]'`") from None
     mpl.use("Agg")
-    # Text stays text, and the same data gives the same file.
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": run.id, "font.size": 9, "axes.spines.top": False,
+    # Text stays text.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9, "axes.spines.top": False,
                          "axes.spines.right": False})  # fmt: skip
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    record = {key: value for key, value in run.record.items() if key != "restarts"}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=f"{run.record['bundle']['name']} on {run.record['board']['name']}",
-        run=run.record,
-        summary=summary,
-        others=[{"kind": other.record["kind"], "id": other.id, "summary": rows} for other, rows in others],
-        plots=_plots(run, [other for other, _ in others]) + _beside(run, store),
-        verdict=_verdict(run),
-        facts=_facts(run),
-        record=json.dumps(record, indent=1),
-    )
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+
+
+def plots(run: Run) -> list[dict[str, str]]:
+    """Title and SVG of what can be drawn of one run."""
+    return _plots(run, [])
 
 
 def _verdict(run: Run) -> list[dict[str, str]]:
@@ -102,13 +122,17 @@ def _beside(run: Run, store: Store | None) -> list[dict[str, str]]:
 
 
 def _scatter(found: list[Point], run: Run) -> str:
+    return scatter(found, lambda point: point.run == run.id, pareto([p for p in found if p.accuracy is not None]))
+
+
+def scatter(found: Sequence[Point], is_bold: Callable[[Point], bool], front: Sequence[Point]) -> str:
+    """Latency, accuracy and, where it was measured, energy of every point; those of `front` are joined by a line."""
     figure, axes = _figure(height=3.6)
     scale, unit = _unit(np.array([point.latency_ns for point in found]))
     rated = [point for point in found if point.accuracy is not None]
     x = [point.latency_ns / scale for point in found]
     y = [math.nan if point.accuracy is None else point.accuracy * 100 for point in found]
     if rated:
-        front = pareto(rated)
         axes.plot([p.latency_ns / scale for p in front], [100 * (p.accuracy or 0) for p in front], "--", color="grey",
                   linewidth=1, label="Pareto front")  # fmt: skip
     else:  # nothing is known of accuracy: latency alone, in the order of the runs
@@ -122,7 +146,7 @@ def _scatter(found: list[Point], run: Run) -> str:
     else:
         axes.scatter(x, y, zorder=3)
     for point, at, height in zip(found, x, y, strict=True):
-        weight = "bold" if point.run == run.id else "normal"
+        weight = "bold" if is_bold(point) else "normal"
         if not math.isnan(height):
             axes.annotate(
                 point.name, (at, height), textcoords="offset points", xytext=(5, 4), weight=weight, fontsize=8

@@ -60,6 +60,37 @@ def pareto(candidates: Sequence[Point]) -> list[Point]:
     return front
 
 
+def front(candidates: Sequence[Point]) -> list[Point]:
+    """
+    Those that no other one beats in latency, accuracy and energy together; fastest first.
+
+    One beats another if it is as good in all that is known of the other, and better in something: a point without an
+    energy beats none that has one.
+
+    Args:
+        candidates: with an accuracy each.
+    """
+
+    def beats(one: Point, other: Point) -> bool:
+        pairs = [(one.latency_ns, other.latency_ns), (-(one.accuracy or 0.0), -(other.accuracy or 0.0))]
+        if other.energy_uj is not None:
+            if one.energy_uj is None:
+                return False
+            pairs.append((one.energy_uj, other.energy_uj))
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    kept = [point for point in candidates if not any(beats(other, point) for other in candidates)]
+    return sorted(kept, key=lambda point: point.latency_ns)
+
+
+def point_of(record: dict[str, Any], name: str, evaluated: dict[str, Any] | None = None) -> Point | None:
+    """A measurement as a point; None for one that has no latency."""
+    if not record.get("latency"):
+        return None
+    accuracy = _accuracy(evaluated or {}, record["bundle"].get("host_accuracy"))
+    return Point(record["id"], name, float(record["latency"]["median_ns"]), accuracy, _energy(record))
+
+
 def _accuracy(evaluated: dict[str, Any], host: Any) -> float | None:
     for entry in (evaluated.get("accuracy"), host):
         if isinstance(entry, dict) and entry.get("samples"):

@@ -14,25 +14,31 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
 import os
+import re
 import secrets
+import shutil
 import sqlite3
+import threading
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from deploy.errors import StoreError, nearest
 
+if TYPE_CHECKING:  # it takes longer to import than a list of runs takes to print
+    from numpy.typing import NDArray
+
 SCHEMA = 2
 READABLE = (1, 2)
+INDEX = 2  # version of index.sqlite; one of another version is made again
 _RECORD = {"schema", "id", "kind", "created", "status", "board", "bundle", "arrays"}
-_DTYPES = {"<i8": np.dtype("<i8"), "<f8": np.dtype("<f8")}
+_DTYPES = {"<i8": "<i8", "<f8": "<f8"}  # as the record says it -> as numpy does
 
 
 class RunWriter:
@@ -45,7 +51,8 @@ class RunWriter:
 
     def __init__(self, store: Store, kind: str, record: Mapping[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        self.id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        # A farm measures hundreds of cells in a second, on hosts that do not know of each other.
+        self.id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4 if 'cell' in record else 2)}"
         self._store = store
         self._folder = store.root / self.id
         self._files: dict[str, tuple[BinaryIO, str, str]] = {}
@@ -83,6 +90,8 @@ class RunWriter:
 
     def array(self, name: str) -> NDArray[Any]:
         """What was appended so far, read back from the disk; empty for nothing."""
+        import numpy as np
+
         if name not in self._files:
             return np.empty(0, np.int64)
         return np.fromfile(self._folder / f"{name}.bin", _DTYPES[self._files[name][1]])
@@ -151,6 +160,11 @@ class RunWriter:
         os.replace(staging, self._folder / "record.json")
 
 
+def is_id(text: Any) -> bool:
+    """Whether a run may be called so."""
+    return isinstance(text, str) and re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4,8}", text) is not None
+
+
 class Run:
     """One stored run, read only."""
 
@@ -169,6 +183,8 @@ class Run:
         Raises:
             StoreError: the file is gone or is not what was written.
         """
+        import numpy as np
+
         entry = self.record["arrays"].get(name)
         if entry is None:
             return np.empty(0, np.int64)
@@ -212,6 +228,8 @@ def _pack(values: NDArray[Any]) -> tuple[str, bytes]:
     their high bytes.  Values that never fall, such as times, are stored as differences.  The encoding's name lists what
     was done, in order: ``delta``, ``planes``, ``zlib``.
     """
+    import numpy as np
+
     encoding = "planes+zlib"
     if values.dtype.kind == "i" and len(values) > 1 and bool((values[1:] >= values[:-1]).all()):
         values = np.diff(values, prepend=values.dtype.type(0))
@@ -220,13 +238,15 @@ def _pack(values: NDArray[Any]) -> tuple[str, bytes]:
     return encoding, zlib.compress(planes.tobytes(), 6)
 
 
-def _unpack(encoding: str, data: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _unpack(encoding: str, data: bytes, dtype: str) -> NDArray[Any]:
     """
     Undo `_pack`.
 
     Raises:
         ValueError, zlib.error: it was not packed so.
     """
+    import numpy as np
+
     if encoding not in ("planes+zlib", "delta+planes+zlib"):
         raise ValueError(f"encoding {encoding!r} is not known here")
     planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(8, -1)
@@ -244,25 +264,47 @@ class Store:
         """Begin a run of `kind` (measure, evaluate, verify); `record` is what is known before it starts."""
         return RunWriter(self, kind, record)
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The index, newest first: id, created, kind, board, bundle, status, verdict, headline."""
+    def runs(self, count: int | None = None) -> list[dict[str, Any]]:
+        """
+        The index, newest first: id, created, kind, board, bundle, digest, status, verdict, headline, cell.
+
+        Args:
+            count: the latest so many; None is all.
+        """
         if not self.root.exists():
             return []
         if not self.root.is_dir():
             raise StoreError(f"{self.root}: not a folder", "$DEPLOY_RESULTS names another folder for results")
         with closing(self._open()) as index:
-            known = {row[0] for row in index.execute("SELECT id FROM runs")}
-            folders = {path.parent.name for path in self.root.glob("*/record.json")}
-            for missing in folders - known:
-                try:
-                    self._insert(index, self._load(missing).record)
-                except StoreError:  # one that cannot be read must not hide the others
-                    index.execute("INSERT OR REPLACE INTO runs (id, status) VALUES (?, 'damaged')", (missing,))
-            for gone in known - folders:
-                index.execute("DELETE FROM runs WHERE id = ?", (gone,))
-            index.commit()
+            self._refresh(index)
             index.row_factory = sqlite3.Row
-            return [dict(row) for row in index.execute("SELECT * FROM runs ORDER BY id DESC")]
+            limit = -1 if count is None else count
+            return [dict(row) for row in index.execute("SELECT * FROM runs ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def cells(self) -> dict[str, str]:
+        """Key of a plan's cell -> the latest complete run that measured it, see `deploy.farm.cells`."""
+        if not self.root.is_dir():
+            return {}
+        with closing(self._open()) as index:
+            self._refresh(index)
+            rows = index.execute("SELECT cell, id FROM runs WHERE cell IS NOT NULL AND status = 'complete' ORDER BY id")
+            return dict(rows.fetchall())
+
+    def _refresh(self, index: sqlite3.Connection) -> None:
+        """Let the index say what the folders say.  A folder that it knows is not opened: there may be ten thousand."""
+        known = {row[0] for row in index.execute("SELECT id FROM runs")}
+        with os.scandir(self.root) as entries:
+            folders = {entry.name for entry in entries if entry.name in known or entry.is_dir()}
+        for missing in folders - known:
+            if missing.startswith(".") or not (self.root / missing / "record.json").exists():
+                continue
+            try:
+                self._insert(index, self._load(missing).record)
+            except StoreError:  # one that cannot be read must not hide the others
+                index.execute("INSERT OR REPLACE INTO runs (id, status) VALUES (?, 'damaged')", (missing,))
+        for gone in known - folders:
+            index.execute("DELETE FROM runs WHERE id = ?", (gone,))
+        index.commit()
 
     def get(self, run: str) -> Run:
         """
@@ -271,6 +313,8 @@ class Store:
         Raises:
             StoreError: there is none, or more than one.
         """
+        if is_id(run) and (self.root / run / "record.json").is_file():
+            return self._load(run)
         ids = [row["id"] for row in self.runs()]
         found = ids[:1] if run == "last" else [i for i in ids if i.startswith(run)]
         if len(found) == 1:
@@ -282,6 +326,67 @@ class Store:
 
     def __iter__(self) -> Iterator[Run]:
         return (self._load(row["id"]) for row in self.runs())
+
+    def pack(self, run: str) -> bytes:
+        """
+        A finished run as one piece, for the store of another machine.
+
+        Raises:
+            StoreError: there is none, or a file of it is gone.
+        """
+        folder = self._load(run).folder
+        out = io.BytesIO()
+        try:
+            with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:  # arrays are packed already
+                for path in sorted(folder.iterdir()):
+                    archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"{folder}: {error.strerror}") from None
+        return out.getvalue()
+
+    def adopt(self, data: bytes) -> str:
+        """
+        Take a run that another store packed; one that is here already stays as it is.
+
+        It appears whole or not at all.
+
+        Returns:
+            Its id.
+
+        Raises:
+            StoreError: it is no run, or the disk is full.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                files = {name: archive.read(name) for name in archive.namelist()}
+            record = json.loads(files["record.json"])
+            run = record["id"]
+        except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, NotImplementedError) as error:
+            raise StoreError(f"what came is not a packed run: {error}") from None
+        if not is_id(run) or not all(re.fullmatch(r"[A-Za-z0-9_.]+", name) for name in files):
+            raise StoreError(f"what came is not a packed run: it is called {str(run)[:40]!r}")
+        folder, staging = self.root / run, self.root / f".{run}.{os.getpid()}.{threading.get_ident()}"
+        if (folder / "record.json").exists():
+            return str(run)
+        try:
+            staging.mkdir(parents=True)
+            for name, content in files.items():
+                (staging / name).write_bytes(content)
+                (staging / name).chmod(0o444)
+            os.rename(staging, folder)
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            if not (folder / "record.json").exists():  # else another process has just brought it
+                raise StoreError(
+                    f"{folder}: {error.strerror}", "$DEPLOY_RESULTS names another folder for results"
+                ) from None
+        self.index(record)
+        return str(run)
+
+    def drop(self, run: str) -> None:
+        """Remove a run that another store has; nothing happens if it is gone."""
+        if is_id(run):
+            shutil.rmtree(self.root / run, ignore_errors=True)
 
     def index(self, record: Mapping[str, Any]) -> None:
         """Put a finished run into the index; without one the run is safe, and is indexed when it is looked for."""
@@ -319,11 +424,19 @@ class Store:
     def _connect(path: Path) -> sqlite3.Connection:
         index = sqlite3.connect(path, timeout=10)
         try:
-            index.execute(
-                "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, created TEXT, kind TEXT, board TEXT, "
-                "bundle TEXT, digest TEXT, status TEXT, verdict TEXT, headline TEXT)"
-            )
-            index.execute("SELECT COUNT(*) FROM runs")
+            index.execute("SELECT COUNT(*) FROM sqlite_master")
+            (version,) = index.execute("PRAGMA user_version").fetchone()
+            if version != INDEX:  # it is made again from the folders
+                index.execute("BEGIN IMMEDIATE")
+                if index.execute("PRAGMA user_version").fetchone() != (INDEX,):  # else another process was faster
+                    index.execute("DROP TABLE IF EXISTS runs")
+                    index.execute(
+                        "CREATE TABLE runs (id TEXT PRIMARY KEY, created TEXT, kind TEXT, board TEXT, bundle TEXT, "
+                        "digest TEXT, status TEXT, verdict TEXT, headline TEXT, cell TEXT)"
+                    )
+                    index.execute(f"PRAGMA user_version = {INDEX}")
+                index.commit()
+            index.execute("SELECT cell FROM runs LIMIT 1")
         except sqlite3.Error:
             index.close()
             raise
@@ -333,7 +446,7 @@ class Store:
     def _insert(index: sqlite3.Connection, record: Mapping[str, Any]) -> None:
         verdict = record.get("verdict")
         index.execute(
-            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record["id"],
                 record["created"],
@@ -344,5 +457,6 @@ class Store:
                 record["status"],
                 ", ".join(verdict) if isinstance(verdict, list) else verdict,
                 record.get("headline"),
+                (record.get("cell") or {}).get("key"),
             ),
         )

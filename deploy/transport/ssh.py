@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import logging
 import os
 import select
 import shlex
@@ -28,6 +29,9 @@ from deploy.transport.base import WRITE_TIMEOUT_S
 
 TAIL_BYTES = 4096
 CLOSE_S = 5.0
+
+# It raises what it logs, and Python would print the log of a library that nobody listens to.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class SshChannel:

@@ -16,6 +16,7 @@ NOT_FOUND = "not-found"
 UNTRUSTED = "untrusted"  # not signed by the key that is pinned here
 KEY_CHANGED = "key-changed"  # facts: pinned, given
 STALE_TOKEN = "stale-token"  # facts: token, seen, owner
+HELD = "held"  # by a lease of another issuer; facts: owner, seen, left_s
 # The board cannot.
 DISK_FULL = "disk-full"
 IO_ERROR = "io-error"

@@ -31,8 +31,9 @@ from deploy.measure import Plan, measure
 from deploy.push import push
 from deploy.results.store import Store
 from deploy.session import Session, connect
-from tests.benchmarks import arm, delta, energy
+from tests.benchmarks import arm, choices, delta, energy
 from tests.benchmarks import kernels as kernel_benchmarks
+from tests.benchmarks import leases as lease_benchmarks
 from tests.benchmarks import measure as measure_benchmarks
 from tests.benchmarks import pruned as pruned_benchmarks
 from tests.benchmarks import push as push_benchmarks
@@ -208,10 +209,12 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "local": local_round_trip,
     "ssh": ssh_round_trip,
     "push": push_benchmarks.figures,
+    "lease": lease_benchmarks.figures,
     "delta": delta.figures,
     "serial": serial_benchmarks.figures,
     "energy": energy.figures,
     "arm": arm.figures,
+    "choices": choices.figures,
     "measure": measure_benchmarks.figures,
     "kernels": kernel_benchmarks.figures,
     "pruned": pruned_benchmarks.figures,

@@ -29,8 +29,13 @@ int main(int argc, char** argv) {
     weights[i] = family == DEPLOY_FAMILY_BINARY ? (any < 0 ? -1 : 1) : any;
   }
   for (int tile = 0; tile < out_c && kept < 100; tile += 32) {
-    for (int k = 0; k < depth; k += 4) {
-      if (random_below(100) < static_cast<uint32_t>(kept)) continue;
+    // Chosen one after another, each with the chance that makes the number come out exactly.
+    int left = depth / 4, wanted = (left * kept + 50) / 100;
+    for (int k = 0; k < depth; k += 4, --left) {
+      if (random_below(static_cast<uint32_t>(left)) < static_cast<uint32_t>(wanted)) {
+        --wanted;
+        continue;
+      }
       for (int out = tile; out < tile + 32 && out < out_c; ++out) memset(weights + out * depth + k, 0, 4);
     }
   }

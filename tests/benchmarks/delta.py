@@ -83,16 +83,15 @@ def last_layer(model: bytes) -> bytes:
 _TRAIN = """
 import sys
 import keras
-from deploy.build import convert
-from deploy.data import load
+from deploy.build import build
 from deploy.examples import digits
 
 keras.utils.set_random_seed(0)
-data, arrays = load("deploy.examples.digits:data", "train"), digits.data()
+arrays = digits.data()
 net = digits.model()
 for name in ("before", "after"):
     net.save(f"{sys.argv[1]}/{name}.keras")
-    model = convert.convert(f"{sys.argv[1]}/{name}.keras", "int8", data, 0, None, lambda text: None)
+    model = build(f"{sys.argv[1]}/{name}.keras", name=name, data="digits", vectors=0).bundle.model
     open(f"{sys.argv[1]}/{name}.tflite", "wb").write(model)
     net.fit(arrays["x_train"], arrays["y_train"], batch_size=32, epochs=1, verbose=0)
 """

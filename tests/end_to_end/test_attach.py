@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from deploy.boards import LOCAL
+from deploy.farm.leases import default_owner
 from deploy.measure import spools
 from deploy.results.store import Run, Store
 from deploy.session import connect
@@ -86,23 +87,46 @@ def test_a_killed_hosts_measurement_is_picked_up_with_nothing_lost(measuring: ps
     assert [] == _waiting()
 
 
-def test_the_board_is_busy_while_it_measures_and_the_hint_says_how_to_wait(
+def test_nothing_runs_beside_a_measurement_and_the_message_says_whose_it_is(
     measuring: psutil.Process, say: Said
 ) -> None:
+    for words in (("measure", "digits.bundle", "--duration", "1"), ("run", "digits.bundle")):
+        code, _, err = say(*words, "--kernels", "off", "--wait", "0")
+
+        assert 1 == code
+        assert (
+            f"error: board 'local' is held by {default_owner()} (measure)\n"
+            "hint:  `--wait 10m` waits in the queue for so long; `deploy lease show` lists who has what\n" == err
+        )
+
+
+def test_a_board_that_measures_for_a_dead_host_is_busy_and_the_hint_says_how_to_wait(
+    measuring: psutil.Process, say: Said
+) -> None:
+    measuring.kill()
+    measuring.wait()
+
     code, _, err = say("measure", "digits.bundle", "--duration", "1", "--kernels", "off")
 
     assert 1 == code
     assert (
         "error: digits: another conversation runs a model on this board (board 'local')\n"
-        "hint:  `deploy attach --board local` waits for a measurement that lost its host\n" == err
+        "hint:  `deploy attach --board local` waits for a measurement that lost its host; `--evict` ends it\n" == err
     )
 
 
-def test_nothing_runs_beside_a_measurement(measuring: psutil.Process, say: Said) -> None:
-    code, _, err = say("run", "digits.bundle", "--kernels", "off")
+def test_whoever_has_the_board_may_end_what_runs_for_a_dead_host(measuring: psutil.Process, say: Said) -> None:
+    measuring.kill()
+    measuring.wait()
 
-    assert 1 == code
-    assert err.startswith("error: digits: another conversation measures on this board (board 'local')\n")
+    code, out, err = say("run", "digits.bundle", "--kernels", "off", "--evict")
+
+    assert (0, "") == (code, err)
+    assert out.startswith("[0] ")
+    assert [False] == [spool["grows"] for spool in _waiting()]
+    code, _, err = say("attach", "--board", "local")
+    assert err.startswith("error: a newer holder of the board has ended this (board 'local')\n")
+    assert ["incomplete"] == [run.record["status"] for run in Store(_results()) if run.record.get("attached")]
 
 
 def test_an_agent_that_dies_too_leaves_what_it_had_said(measuring: psutil.Process, say: Said) -> None:

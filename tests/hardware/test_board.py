@@ -18,10 +18,10 @@ from tests.conftest import GOLDEN, ROOT
 
 @pytest.fixture
 def board(request: pytest.FixtureRequest) -> boards.Board:
-    name = request.config.getoption("--board")
-    if name is None:
+    names = request.config.getoption("--board")
+    if not names:
         pytest.skip("needs a real board: `python -m pytest tests/hardware --board NAME` (of boards.yaml)")
-    return boards.load(str(ROOT / "boards.yaml"))[name]
+    return boards.load(str(ROOT / "boards.yaml"))[names[0]]
 
 
 def test_a_real_board_answers_bit_for_bit_and_can_be_measured(board: boards.Board, tmp_path: Path) -> None:

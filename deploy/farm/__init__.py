@@ -1,0 +1,1 @@
+"""Many boards, many users: leases, choosing, health, plans.  See README.md."""

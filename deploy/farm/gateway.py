@@ -1,0 +1,251 @@
+"""
+A gateway: the host that boards hang on, as a worker of Dask.
+
+Turns are taken by a `Station`, in threads of its own.  When the line to the scheduler breaks, they go on; what they
+measure is kept in the gateway's store until a plan has it in its own, and a plan that asks again for the same cell gets
+it from there.  The leases of this host say who may use a board, whatever a scheduler believes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deploy import bundle as bundles
+from deploy.boards import Registry
+from deploy.bundle import Bundle
+from deploy.errors import BundleError, DeployError, FarmError, StoreError
+from deploy.farm import cells, keys
+from deploy.farm.cells import Work
+from deploy.farm.hold import hold
+from deploy.farm.leases import Leases
+from deploy.farm.seen import Sightings
+from deploy.farm.serve import check_versions, configure
+from deploy.farm.station import LEAVE_S, Hold, Station, Turn
+from deploy.paths import farm_file
+from deploy.results.store import Store
+
+AGAIN_S = 2.0  # between two attempts to reach the scheduler
+BEAT_S = 1.0  # between two looks at which boards are well, and what they do
+
+_gateway: Gateway | None = None  # of this process; what Dask runs here finds it
+
+
+class MissingBundle(DeployError):
+    """The plan must bring it first."""
+
+
+class Gateway:
+    """
+    The boards of one registry, for plans that run elsewhere.
+
+    Args:
+        name: what plans call this gateway.
+        folder: where results wait.
+    """
+
+    def __init__(
+        self, registry: Registry, name: str, folder: Path, strict: bool = False, hold: Hold = hold, care: bool = True
+    ) -> None:
+        self.name = name
+        self.boards = {board.name: board for board in registry}
+        self._folder = folder
+        self._store = Store(folder)
+        self._leases = Leases(farm_file(registry.state_dir))
+        self._station = Station(registry, self._store, self._leases, self._bundle, strict, hold, care)
+        self._kept: dict[str, Bundle] = {}
+        self._threads = ThreadPoolExecutor(max(4, len(self.boards)), "turn")
+        self._versions = cells.versions()
+        self._sick: tuple[float, list[str]] = (0.0, [])
+
+    def about(self) -> dict[str, Any]:
+        """Of this gateway; does not change."""
+        return {"gateway": self.name, "pid": os.getpid(), "versions": self._versions, "boards": list(self.boards)}
+
+    def describe(self) -> dict[str, Any]:
+        """The boards, as boards.yaml has them, and what is known of them."""
+        seen = Sightings(self._leases.file, self._leases.clock).all()
+        return {
+            "boards": {name: board.model_dump(mode="json") for name, board in self.boards.items()},
+            "seen": {name: asdict(known) for name, known in seen.items() if name in self.boards},
+        }
+
+    def beat(self) -> dict[str, Any]:
+        """What changes: boards that are in quarantine, and what runs."""
+        now = time.monotonic()
+        if now >= self._sick[0]:
+            with contextlib.suppress(FarmError):
+                seen = Sightings(self._leases.file, self._leases.clock).all()
+                self._sick = (now + BEAT_S, [name for name, known in seen.items() if known.reason is not None])
+        return {"sick": self._sick[1], "pulses": self._station.pulses()}
+
+    async def take(self, told: dict[str, Any]) -> dict[str, Any]:
+        """
+        A turn, as a plan on another machine asks for it.
+
+        Args:
+            told: turn, board, works, wait_s, priority; bundles by digest where they were not brought before;
+                forget: runs that the plan has.
+
+        Returns:
+            outcomes, and runs: id -> the packed run; or missing: digests of bundles that are not here; or error and
+            hint: nothing can be kept here.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._take, told)
+
+    def _take(self, told: dict[str, Any]) -> dict[str, Any]:
+        try:
+            for digest, data in told["bundles"].items():
+                self._keep(digest, data)
+            self._station.forget(told["forget"])
+            works = tuple(Work(**work) for work in told["works"])
+            missing = sorted({work.digest for work in works if not self._has(work.digest)})
+            if missing:
+                return {"missing": missing}
+            outcomes = self._station.take(Turn(told["board"], works, told["wait_s"], told["priority"], told["turn"]))
+            runs = {outcome.run: self._store.pack(outcome.run) for outcome in outcomes if outcome.run}
+        except (StoreError, BundleError) as error:
+            return {"error": f"gateway {self.name!r}: {error}", "hint": error.hint}
+        return {"outcomes": [asdict(outcome) for outcome in outcomes], "runs": runs}
+
+    def leave(self, runs: list[str], turns: list[str]) -> None:
+        """A plan is over: it has these runs, and wants no more of these turns."""
+        self._station.forget(runs)
+        self._station.call_off(turns)
+
+    def close(self) -> None:
+        """End what runs."""
+        self._station.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        time.sleep(LEAVE_S if self._station.pulses() else 0)
+        self._station.hang_up()
+        self._leases.close()
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / "bundles" / f"{digest}.bundle"
+
+    def _keep(self, digest: str, data: bytes) -> None:
+        path = self._path(digest)
+        staging = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staging.write_bytes(data)
+            os.replace(staging, path)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
+
+    def _has(self, digest: str) -> bool:
+        return digest in self._kept or self._path(digest).is_file()
+
+    def _bundle(self, digest: str) -> Bundle:
+        if digest not in self._kept:
+            found = bundles.read(self._path(digest))
+            if found.digest != digest:
+                self._path(digest).unlink(missing_ok=True)
+                raise BundleError(f"{self._path(digest)} is {found.digest[:12]}")
+            self._kept[digest] = found
+        return self._kept[digest]
+
+
+async def take(told: dict[str, Any]) -> dict[str, Any]:
+    """`Gateway.take`, of the gateway in whose process Dask runs this."""
+    assert _gateway
+    return await _gateway.take(told)
+
+
+async def describe() -> dict[str, Any]:
+    assert _gateway
+    return _gateway.describe()
+
+
+async def leave(runs: list[str], turns: list[str]) -> None:
+    assert _gateway
+    await asyncio.to_thread(_gateway.leave, runs, turns)
+
+
+def default_name() -> str:
+    return socket.gethostname()
+
+
+def run(gateway: Gateway, where: str, folder: Path, note: Callable[[str], None] | None = None) -> None:
+    """
+    Serve plans until interrupted; a scheduler that is gone is waited for.
+
+    Args:
+        where: address of the scheduler.
+        folder: of the keys.
+        note: told when the scheduler is found and when it is lost.
+
+    Raises:
+        FarmError: at the first attempt: there is none, it does not fit, or it does not want us.
+    """
+    global _gateway
+    configure()
+    _gateway = gateway
+    try:
+        asyncio.run(_run(gateway, where, folder, note or (lambda text: None)))
+    finally:
+        _gateway = None
+        gateway.close()
+
+
+async def _run(gateway: Gateway, where: str, folder: Path, note: Callable[[str], None]) -> None:
+    from distributed import Worker, rpc
+
+    said: str | None = None
+    first = True
+    while True:
+        try:
+            security = keys.security(folder, "gateway")
+            await asyncio.to_thread(keys.reach, where, folder, "gateway")
+            async with rpc(where, connection_args=security.get_connection_args("worker")) as scheduler:
+                await check_versions(scheduler, where)
+                if first:
+                    await _refuse_doubles(scheduler, gateway)
+            with tempfile.TemporaryDirectory(prefix="deploy-gateway-") as scratch:
+                worker = Worker(
+                    where,
+                    name=f"{gateway.name} {os.getpid()} {time.monotonic_ns()}",
+                    nthreads=len(gateway.boards) + 2,
+                    resources={f"board:{name}": 1 for name in gateway.boards},
+                    security=security,
+                    memory_limit=0,
+                    dashboard=False,
+                    local_directory=scratch,
+                    startup_information={"deploy": lambda worker: gateway.about()},
+                    metrics={"deploy": lambda worker: gateway.beat()},
+                    heartbeat_interval=f"{BEAT_S:g}s",
+                )
+                await worker
+                first, said = False, None
+                note(f"gateway {gateway.name} has {len(gateway.boards)} boards for {where}")
+                await worker.finished()
+            note(f"lost {where}; what runs goes on")
+        except (FarmError, OSError, ValueError) as error:
+            if first:
+                raise error if isinstance(error, FarmError) else FarmError(f"{where}: {error}") from None
+            if str(error) != said:
+                said = str(error)
+                note(f"waiting for {where}: {said}")
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _refuse_doubles(scheduler: Any, gateway: Gateway) -> None:
+    """A board that two hosts claim has two lease files, and two truths."""
+    workers = (await scheduler.identity())["workers"].values()
+    for other in (worker["deploy"] for worker in workers if "deploy" in worker):
+        both = sorted(set(other["boards"]) & set(gateway.boards))
+        if both and other["gateway"] != gateway.name:
+            raise FarmError(
+                f"board {both[0]!r} is on gateway {other['gateway']!r} already",
+                "give it another name in boards.yaml, or take it out there",
+            )

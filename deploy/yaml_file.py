@@ -1,0 +1,101 @@
+"""
+YAML files that people write: unknown keys are refused with the nearest one, and every error carries file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from deploy.errors import ConfigError, nearest
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys, and says which key may have been meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "has no key '{key}'{suggestion}",
+                        {"key": str(key), "suggestion": nearest(str(key), cls.model_fields)},
+                    )
+        return data
+
+
+def read(text: str, path: Path) -> Any:
+    """
+    The content, whose mappings and lists know their lines.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.reader import ReaderError
+
+    try:
+        return YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = (error.problem_mark.line + 1) if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}", path=str(path), line=line) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        reason = f"character #x{error.character:04x}: {error.reason}"
+        raise ConfigError(f"{path}:{line}: not YAML: {reason}", path=str(path), line=line) from None
+
+
+def problem(raw: Any, error: dict[str, Any], path: Path, kinds: Mapping[str, tuple[str, ...]]) -> str:
+    """
+    One validation error of pydantic as ``file:line: key: what is wrong``.
+
+    Args:
+        kinds: what ``kind`` may say, by the key whose value has it.
+    """
+    node, line, shown = raw, 1, ""
+    for step in error["loc"]:
+        # The tag of a union is part of pydantic's location, and not of the file.
+        if isinstance(node, Mapping) and step in node:
+            line = key_line(node, step, line)
+            shown += f".{step}" if shown else str(step)
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            line = node.lc.item(step)[0] + 1  # type: ignore[attr-defined]
+            shown += f"[{step}]"
+        else:
+            continue
+        node = node[step]
+    kind, context = error["type"], error.get("ctx", {})
+    subject = shown or "the file"
+    if kind == "unknown_key":
+        if isinstance(node, Mapping) and context["key"] in node:
+            line = key_line(node, context["key"], line)
+        return f"{path}:{line}: {subject} has no key {context['key']!r}{context['suggestion']}"
+    if kind == "missing":
+        return f"{path}:{line}: {subject} needs the key {error['loc'][-1]!r}"
+    if kind == "union_tag_not_found":
+        *others, last = kinds[error["loc"][-1]]
+        return f"{path}:{line}: {subject} needs the key 'kind': {', '.join(others)} or {last}"
+    if kind == "union_tag_invalid":
+        tags = kinds[error["loc"][-1]]
+        return f"{path}:{line}: {subject}.kind is {context['tag']!r}{nearest(context['tag'], tags)}"
+    value = error.get("input")
+    shown_value = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) else ""
+    if kind == "literal_error" and isinstance(value, str):
+        choices = [choice.strip(" '") for choice in context["expected"].replace(" or ", ",").split(",")]
+        return f"{path}:{line}: {subject} is {value!r}{nearest(value, choices)}"
+    return f"{path}:{line}: {subject}: {error['msg'][0].lower()}{error['msg'][1:]}{shown_value}"
+
+
+def key_line(node: Any, key: Any, otherwise: int) -> int:
+    """Line of a key in ruamel's CommentedMap; `otherwise` for one that came by a merge (``<<``)."""
+    return int(node.lc.data[key][0]) + 1 if key in (node.lc.data or {}) else otherwise

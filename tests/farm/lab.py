@@ -1,0 +1,128 @@
+"""A farm of several hosts as processes of this one: simulated boards, a scheduler with TLS, gateways."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from deploy.farm import keys
+from deploy.farm.builder import Builder
+from deploy.farm.cells import matrix
+from deploy.farm.cluster import Cluster
+from deploy.farm.plan import parse
+from deploy.farm.runner import Runner
+from deploy.results.store import Store
+from tests.farm.reach import Boards, boards_yaml
+
+
+class Farm:
+    """
+    Args:
+        folder: of everything; the bundle ``digits.bundle`` lies there.
+        gateways: name -> its boards.
+    """
+
+    def __init__(self, folder: Path, gateways: dict[str, list[str]]) -> None:
+        self.folder = folder
+        self.gateways = gateways
+        self.store = Store(folder / "results")
+        self.where = f"tls://127.0.0.1:{_free_port()}"
+        self.keys = folder / "keys"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        keys.make(self.keys, days=1)
+        self.boards = [Boards(folder / f"{name}.sim", names) for name, names in gateways.items()]
+        self.start("scheduler")
+        for name in gateways:
+            self.start(name)
+        self.wait_for(*gateways)
+
+    def start(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+        """Start the scheduler, or a gateway."""
+        if name == "scheduler":
+            words = ["-m", "deploy", "farm", "serve", "--listen", self.where, "--keys", str(self.keys)]
+        else:
+            home = self.folder / name
+            home.mkdir(exist_ok=True)
+            registry = boards_yaml(home, self.gateways[name])
+            words = ["-m", "tests.farm.gateway_process", self.where, self.keys, registry, home / "held"]
+            words += [self.folder / f"{name}.sim", name, *more]
+        log = (self.folder / f"{name}.log").open("ab")
+        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=log, stderr=log)
+        self.processes[name] = process
+        if name == "scheduler":
+            while not self._listens():
+                time.sleep(0.05)
+        return process
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", int(self.where.rpartition(":")[2])), 1):
+            return True
+        return False
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def wait_for(self, *names: str) -> None:
+        """Until these gateways have found the scheduler once more than before."""
+        for name in names:
+            while "boards for" not in self.said(name):
+                assert self.processes[name].poll() is None, self.said(name)
+                time.sleep(0.05)
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].wait()
+        (self.folder / f"{name}.log").unlink(missing_ok=True)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self.processes[name].send_signal(number)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Of all boards."""
+        return [entry for boards in self.boards for entry in boards.log()]
+
+    def overlaps(self) -> int:
+        return sum(boards.overlaps() for boards in self.boards)
+
+    def cluster(self) -> Cluster:
+        return Cluster(self.where, self.keys, self.store)
+
+    def runner(
+        self, chosen: str, settings: str, engine: Cluster, watch: Callable[[Runner], None] | None = None, more: str = ""
+    ) -> Runner:
+        text = f"schema: 1\nbundles: {{net: digits.bundle}}\nboards: {chosen}\nsettings: {settings}\n{more}"
+        text = text.replace("duration", "kernels: off, windows: 0, duration")
+        plan = parse(text, self.folder / "plan.yaml")
+        cells = matrix(plan, engine.boards(), engine.seen())
+        return Runner(plan, cells, engine, Builder(plan), self.store, watch=watch)
+
+    def run(self, *words: str, **options: Any) -> Runner:
+        runner = self.runner(*words, self.cluster(), **options)
+        runner.run()
+        return runner
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+        for boards in self.boards:
+            boards.__exit__()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings_of(count: int, seconds: Callable[[int], float]) -> str:
+    """So many settings; each makes a cell of its own."""
+    return "{" + ", ".join(f"s{i}: {{duration: {seconds(i):.4f}, warmup: {i % 3600}}}" for i in range(count)) + "}"
