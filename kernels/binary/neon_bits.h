@@ -20,6 +20,9 @@
 #include "binary/panel.h"
 #include "common/neon_core.h"
 #include "common/neon_dense.h"
+#if defined(__aarch64__) && defined(__clang__)
+#include "binary/neon_bits_in_order.h"
+#endif
 
 namespace deploy {
 namespace neon {
@@ -54,6 +57,16 @@ inline void prepare_bits(const int8_t* pixels, size_t count, size_t stride, size
       const uint8x16_t low = vpaddq_u8(vpaddq_u8(part[0], part[1]), vpaddq_u8(part[2], part[3]));
       const uint8x16_t high = vpaddq_u8(vpaddq_u8(part[4], part[5]), vpaddq_u8(part[6], part[7]));
       vst1q_u8(to, vpaddq_u8(low, high));
+    }
+    for (; c + 64 <= channels; c += 64, to += 8) {
+      uint8x16_t part[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const uint8x16_t set = vcgeq_s8(vld1q_s8(pixels + c + 16 * j), vld1q_s8(threshold + c + 16 * j));
+        part[j] = vandq_u8(set, weights);
+      }
+      const uint8x16_t pairs = vpaddq_u8(vpaddq_u8(part[0], part[1]), vpaddq_u8(part[2], part[3]));
+      vst1_u8(to, vget_low_u8(vpaddq_u8(pairs, pairs)));
     }
 #endif
     for (; c + 16 <= channels; c += 16, to += 2) {
@@ -92,71 +105,66 @@ inline uint32x4_t sum_few(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d
 #endif
 }
 
-/// Counts differing bits of kRows rows and 4 columns.
+/// Counts differing bits of kRows rows and 4 columns.  Rows are gathered 16 bytes of each, then the next 16 of each.
 template <size_t kMax>
 struct BitCore {
   static constexpr size_t kMaxRows = kMax;
   static constexpr size_t kColumns = 4;
   static constexpr size_t kSteps = 31;     ///< steps of at most 8 that fit a byte.
   static constexpr size_t kFewSteps = 7;   ///< steps of which four bytes together fit one.
+  static constexpr size_t kStepBytes = 16 * kMax;
 
-  /// counts[row * stride + column] = bits in which 16 * steps > 0 bytes of a row differ from the column's; rows lie
-  /// kRowBytes apart.
-  template <size_t kRows, size_t kRowBytes>
-  static __attribute__((always_inline)) inline void run(const uint8_t* rows, size_t steps, const uint8_t* weights, uint32_t* counts, size_t stride) {
-    for (bool add = false; !add || steps > 0; add = true) {
+  /// counts[row * stride + column] = bits in which 16 * steps > 0 bytes of a row differ from the column's.
+  template <size_t kRows>
+  static __attribute__((always_inline)) inline void run(const uint8_t* rows, size_t steps, const int8_t* weights,
+                                                        uint32_t* counts, size_t stride) {
+    uint8x16_t sum[kRows][4];
+    if (steps <= kFewSteps) {
+      add_steps<kRows>(rows, steps, weights, sum);
+      flush_few<kRows>(sum, counts, stride);
+      return;
+    }
+    for (bool add = false; steps > 0; add = true) {
       const size_t now = steps < kSteps ? steps : kSteps;
       steps -= now;
-      uint8x16_t sum[kRows][4], begin[kRows];
-#pragma GCC unroll 8
-      for (size_t r = 0; r < kRows; ++r) begin[r] = vld1q_u8(rows + r * kRowBytes);
-      add_differences<kRows, true>(begin, weights, sum);
-      weights += 64;
-      rows += 16;
-#pragma GCC unroll 1
-      for (size_t pair = (now - 1) / 2; pair > 0; --pair) {
-        uint8x16_t first[kRows], second[kRows];
-#pragma GCC unroll 8
-        for (size_t r = 0; r < kRows; ++r) {
-          first[r] = vld1q_u8(rows + r * kRowBytes);
-          second[r] = vld1q_u8(rows + r * kRowBytes + 16);
-        }
-        add_differences<kRows, false>(first, weights, sum);
-        __asm__ volatile("" ::: "memory");  // the other weights wait, or they take more registers than there are
-        add_differences<kRows, false>(second, weights + 64, sum);
-        weights += 128;
-        rows += 32;
-        __asm__("" : "+r"(rows));  // one pointer for all rows
-      }
-      if (now % 2 == 0) {
-        uint8x16_t last[kRows];
-#pragma GCC unroll 8
-        for (size_t r = 0; r < kRows; ++r) last[r] = vld1q_u8(rows + r * kRowBytes);
-        add_differences<kRows, false>(last, weights, sum);
-        weights += 64;
-        rows += 16;
-      }
-      if (!add && now <= kFewSteps) {
-        flush_few<kRows>(sum, counts, stride);
-      } else {
-        flush<kRows>(sum, counts, stride, add);
-      }
+      add_steps<kRows>(rows, now, weights, sum);
+      flush<kRows>(sum, counts, stride, add);
     }
   }
 
  private:
-  /// The `kFirst` ones are the sum, the others are added to it.
+  /// sum[r][c] = differing bits in each of 16 bytes of `steps` > 0 steps; rows and weights move on.
+  template <size_t kRows>
+  static void add_steps(const uint8_t*& rows, size_t steps, const int8_t*& weights, uint8x16_t (&sum)[kRows][4]) {
+    add_differences<kRows, true>(rows, weights, sum);
+    if (--steps == 0) return;
+#if defined(__aarch64__) && defined(__clang__)
+    if constexpr (kRows == 4) {
+      count_in_order(rows, steps, weights, sum);
+      return;
+    }
+#endif
+#pragma GCC unroll 1
+    for (; steps > 0; --steps) add_differences<kRows, false>(rows, weights, sum);
+  }
+
+  /// One step.  The `kFirst` ones are the sum, the others are added to it.
   template <size_t kRows, bool kFirst>
-  static void add_differences(const uint8x16_t (&a)[kRows], const uint8_t* weights, uint8x16_t (&sum)[kRows][4]) {
+  static void add_differences(const uint8_t*& rows, const int8_t*& weights, uint8x16_t (&sum)[kRows][4]) {
+    uint8x16_t a[kRows];
+#pragma GCC unroll 8
+    for (size_t r = 0; r < kRows; ++r) a[r] = vld1q_u8(rows + 16 * r);
+    advance(rows, kStepBytes);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
-      const uint8x16_t w = vld1q_u8(weights + 16 * c);
+      const uint8x16_t w = vreinterpretq_u8_s8(vld1q_s8(weights + 16 * c));
 #pragma GCC unroll 8
       for (size_t r = 0; r < kRows; ++r) {
         const uint8x16_t differing = vcntq_u8(veorq_u8(a[r], w));
         sum[r][c] = kFirst ? differing : vaddq_u8(sum[r][c], differing);
       }
     }
+    advance(weights, 64);
   }
 
   template <size_t kRows>
@@ -179,15 +187,15 @@ struct BitCore {
 };
 
 /// `count` rows and `columns` columns, whose weights follow each other.
-template <typename Core, size_t kRowBytes, size_t kRows = Core::kMaxRows>
-inline void count_rows(const uint8_t* rows, size_t count, size_t columns, size_t steps, const uint8_t* weights,
+template <typename Core, size_t kRows = Core::kMaxRows>
+inline void count_rows(const uint8_t* rows, size_t count, size_t columns, size_t steps, const int8_t* weights,
                        uint32_t* counts, size_t stride) {
   if (count == kRows) {
     for (size_t column = 0; column < columns; column += Core::kColumns, weights += steps * 16 * Core::kColumns) {
-      Core::template run<kRows, kRowBytes>(rows, steps, weights, counts + column, stride);
+      Core::template run<kRows>(rows, steps, weights, counts + column, stride);
     }
   } else if constexpr (kRows > 1) {
-    count_rows<Core, kRowBytes, kRows - 1>(rows, count, columns, steps, weights, counts, stride);
+    count_rows<Core, kRows - 1>(rows, count, columns, steps, weights, counts, stride);
   }
 }
 
@@ -274,22 +282,33 @@ struct Binary {
     const int32_t* factor = words + 4 + 4 * kNr;
     const int32_t* padding = words + kHeaderWords;
     const int32_t* offsets = padding + taps * kNr;
-    const uint8_t* weights = reinterpret_cast<const uint8_t*>(offsets + (segments + 3) / 4 * 4);
+    const int8_t* weights = reinterpret_cast<const int8_t*>(offsets + (segments + 3) / 4 * 4);
     alignas(16) uint8_t gathered[Core::kMaxRows * kRowBytes];
-    for (size_t row = 0; row < args.rows; ++row) {
-      gather(args.pixels[row], offsets, segments, bytes, gathered + row * kRowBytes);
+    if (args.rows == Core::kMaxRows) {
+      gather<Core::kMaxRows>(args.pixels, offsets, segments, bytes, steps, gathered);
+    } else {
+      for (size_t row = 0; row < args.rows; ++row) {
+        gather<1>(args.pixels + row, offsets, segments, bytes, steps, gathered + 16 * row);
+      }
     }
     uint32_t counts[Core::kMaxRows * kNr];
-    count_rows<Core, kRowBytes>(gathered, args.rows, args.cols, steps, weights, counts, kNr);
+    count_rows<Core>(gathered, args.rows, args.cols, steps, weights, counts, kNr);
     const int32_t* bias[Core::kMaxRows];
     int32_t less[Core::kMaxRows][kNr];
     for (size_t row = 0; row < args.rows; ++row) {
       bias[row] = words + 4;
       uint64_t outside = args.padded ? args.padded[row] : 0;
+      if (row > 0 && outside != 0 && outside == args.padded[row - 1]) {
+        bias[row] = bias[row - 1];
+        continue;
+      }
       for (; outside != 0; outside &= outside - 1) {
         const int32_t* of_tap = padding + static_cast<size_t>(__builtin_ctzll(outside)) * kNr;
-        for (size_t column = 0; column < args.cols; column += 4) {
-          vst1q_s32(less[row] + column, vsubq_s32(vld1q_s32(bias[row] + column), vld1q_s32(of_tap + column)));
+        for (size_t column = 0; column < args.cols; column += 16) {
+#pragma GCC unroll 4
+          for (size_t i = column; i < column + 16; i += 4) {
+            vst1q_s32(less[row] + i, vsubq_s32(vld1q_s32(bias[row] + i), vld1q_s32(of_tap + i)));
+          }
         }
         bias[row] = less[row];
       }
@@ -309,15 +328,16 @@ struct Binary {
   static void store_counts(const uint32_t* counts, const int32_t* header, const int32_t* factor,
                            const int32_t* const* bias, const TileArgs& args) {
     const int16x8_t zero_point = vdupq_n_s16(static_cast<int16_t>(args.output_zero_point));
-    const int8x8_t clamp_min = vdup_n_s8(static_cast<int8_t>(args.clamp_min));
-    const int8x8_t clamp_max = vdup_n_s8(static_cast<int8_t>(args.clamp_max));
-    for (size_t column = 0; column < args.cols; column += 8) {
+    const Clamp clamp(args);
+    const size_t rows = args.rows, cols = args.cols, stride = args.out_stride;  // the stores below might change args
+    int8_t* to = args.out;
+    for (size_t column = 0; column < cols; column += 8, to += 8) {
       const int32_t* at = header + column;
       const int32x4_t factors[2] = {vld1q_s32(factor + column), vld1q_s32(factor + column + 4)};
       const int32x4_t multiplier[2] = {vld1q_s32(at + kNr), vld1q_s32(at + kNr + 4)};
       const int32x4_t left[2] = {vld1q_s32(at + 2 * kNr), vld1q_s32(at + 2 * kNr + 4)};
       const int32x4_t right[2] = {vld1q_s32(at + 3 * kNr), vld1q_s32(at + 3 * kNr + 4)};
-      for (size_t row = 0; row < args.rows; ++row) {
+      store_column8(rows, cols - column, clamp, to, stride, [&](size_t row) {
         int32x4_t value[2];
 #pragma GCC unroll 2
         for (size_t i = 0; i < 2; ++i) {
@@ -325,19 +345,50 @@ struct Binary {
           const int32x4_t sum = vmlsq_s32(vld1q_s32(bias[row] + column + 4 * i), count, factors[i]);
           value[i] = scale<kRounding>(sum, multiplier[i], left[i], right[i]);
         }
-        const int16x8_t sum = vqaddq_s16(vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1])), zero_point);
-        store8(sum, clamp_min, clamp_max, args.cols - column, args.out + row * args.out_stride + column);
-      }
+        return vqaddq_s16(vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1])), zero_point);
+      });
     }
   }
 
-  /// Copies 16 bytes at a time, a bit too far, and ends with zeros.
-  static void gather(const uint8_t* pixel, const int32_t* offsets, size_t segments, size_t bytes, uint8_t* to) {
-    for (; segments > 0; --segments, to += bytes) {
-      const uint8_t* from = pixel + *offsets++;
-      for (size_t i = 0; i < bytes; i += 16) vst1q_u8(to + i, vld1q_u8(from + i));
+  /// The taps of kRows rows, 16 bytes a step, steps kStepBytes apart; behind them zeros.
+  template <size_t kRows>
+  static void gather(const uint8_t* const* pixels, const int32_t* offsets, size_t segments, size_t bytes, size_t steps,
+                     uint8_t* to) {
+    const uint8_t* from[kRows];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) from[r] = pixels[r];
+    if (bytes % 16 == 0) {
+      for (; segments > 0; --segments) {
+        const ptrdiff_t offset = *offsets++;
+        for (ptrdiff_t i = offset, end = offset + static_cast<ptrdiff_t>(bytes); i < end; i += 16) {
+#pragma GCC unroll 4
+          for (size_t r = 0; r < kRows; ++r) vst1q_u8(to + 16 * r, vld1q_u8(from[r] + i));
+          to += Core::kStepBytes;
+        }
+      }
+      return;
     }
-    vst1q_u8(to, vdupq_n_u8(0));
+    // Each segment is copied a bit too far.
+    alignas(16) uint8_t lines[kRows][kRowBytes];
+    size_t end = 0;
+    for (; segments > 0; --segments, end += bytes) {
+      const ptrdiff_t offset = *offsets++;
+      for (size_t i = 0; i < bytes; i += 32) {
+#pragma GCC unroll 4
+        for (size_t r = 0; r < kRows; ++r) {
+          const uint8_t* const at = from[r] + offset + i;
+          const uint8x16_t first = vld1q_u8(at), second = vld1q_u8(at + 16);
+          vst1q_u8(lines[r] + end + i, first);
+          vst1q_u8(lines[r] + end + i + 16, second);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) vst1q_u8(lines[r] + end, vdupq_n_u8(0));
+    for (size_t at = 0; at < 16 * steps; at += 16, to += Core::kStepBytes) {
+#pragma GCC unroll 4
+      for (size_t r = 0; r < kRows; ++r) vst1q_u8(to + 16 * r, vld1q_u8(lines[r] + at));
+    }
   }
 
   static void pack_bits(const GroupWeights& group, const Plan& plan, size_t first, uint8_t* to) {
@@ -356,6 +407,14 @@ struct Binary {
     }
   }
 };
+
+/// The variant that a core makes.
+template <typename Core, size_t kNr>
+constexpr Variant binary_variant(const char* name) {
+  using Kernels = Binary<Core, kNr>;
+  return {name, DEPLOY_FAMILY_BINARY, kNeon, Core::kMaxRows, kNr, 16, false, bit_pixel_bytes, prepare_bits,
+          Kernels::panel_bytes, Kernels::pack, Kernels::refuse, Kernels::tile};
+}
 
 }  // namespace
 }  // namespace neon

@@ -4,7 +4,7 @@
 
 #include "binary/panel.h"
 #include "binary/variants.h"
-#include "common/requantize.h"
+#include "common/requantize_avx2.h"
 #include "common/unroll.h"
 
 namespace deploy {
@@ -51,15 +51,18 @@ void tile_rows(const TileArgs& args) {
     for (int j = 0; j < 4; ++j) _mm256_store_si256(reinterpret_cast<__m256i*>(counts[r] + 4 * j), count[r][j]);
   }
   for (int r = 0; r < Rows; ++r) {
-    for (size_t col = 0; col < args.cols; ++col) {
-      uint32_t acc = static_cast<uint32_t>(p.base[col]) -
-                     static_cast<uint32_t>(p.factor[col] * static_cast<int32_t>(counts[r][col]));
-      binary_corrections(p, 16, args.padded ? args.padded[r] : 0,
-                         [&](const int32_t* correction) { acc -= static_cast<uint32_t>(correction[col]); });
-      args.out[static_cast<size_t>(r) * args.out_stride + col] =
-          requantize(static_cast<int32_t>(acc), p.multiplier[col], p.shift[col], args.output_zero_point,
-                     args.clamp_min, args.clamp_max, args.single_rounding);
+    alignas(32) int32_t sums[16];
+    for (size_t col = 0; col < 16; ++col) {
+      sums[col] = static_cast<int32_t>(static_cast<uint32_t>(p.base[col]) -
+                                       static_cast<uint32_t>(p.factor[col] * static_cast<int32_t>(counts[r][col])));
     }
+    binary_corrections(p, 16, args.padded ? args.padded[r] : 0, [&](const int32_t* correction) {
+      for (size_t col = 0; col < 16; ++col) {
+        sums[col] = static_cast<int32_t>(static_cast<uint32_t>(sums[col]) - static_cast<uint32_t>(correction[col]));
+      }
+    });
+    requantize_row256(sums, args.cols, p.multiplier, p.shift, args,
+                      args.out + static_cast<size_t>(r) * args.out_stride);
   }
 }
 

@@ -3,22 +3,6 @@
 #include "binary/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels = neon::Binary<neon::BitCore<4>, 64>;
-}  // namespace
-
-const Variant conv_binary_4x64c16_neon = {
-    "conv_binary_4x64c16_neon",
-    DEPLOY_FAMILY_BINARY,
-    kNeon,
-    4, 64, 16,
-    false,
-    neon::bit_pixel_bytes,
-    neon::prepare_bits,
-    Kernels::panel_bytes,
-    Kernels::pack,
-    Kernels::refuse,
-    Kernels::tile,
-};
+const Variant conv_binary_4x64c16_neon = neon::binary_variant<neon::BitCore<4>, 64>("conv_binary_4x64c16_neon");
 
 }  // namespace deploy

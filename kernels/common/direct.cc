@@ -122,18 +122,24 @@ struct Walk {
   }
 };
 
-/// Bit t is set where tap t of the output pixel (oy, ox) lies in the padding.
+/// Along one dimension: bit i is set where tap i of `kernel`, at first + i * dilation, lies outside [0, in).
+uint64_t outside(int64_t first, int64_t in, int64_t kernel, int64_t dilation) {
+  const int64_t before = first < 0 ? (dilation - 1 - first) / dilation : 0;                // so many lie before 0
+  const int64_t within = in > first ? (in - first + dilation - 1) / dilation : 0;          // so many lie before `in`
+  const uint64_t all = ~uint64_t{0} >> (64 - kernel);
+  const uint64_t low = before < kernel ? (uint64_t{1} << before) - 1 : all;
+  const uint64_t high = within < kernel ? all << within : 0;
+  return (low | high) & all;
+}
+
+/// Bit t is set where tap t of the output pixel (oy, ox) lies in the padding; there are at most 64 taps.
 uint64_t padded_taps(const DeployConvShape& s, int32_t oy, int32_t ox) {
   const int64_t top = static_cast<int64_t>(oy) * s.stride_h - s.pad_top;
   const int64_t left = static_cast<int64_t>(ox) * s.stride_w - s.pad_left;
-  uint64_t mask = 0;
-  int32_t tap = 0;
-  for (int32_t ky = 0; ky < s.kernel_h; ++ky) {
-    const int64_t y = top + static_cast<int64_t>(ky) * s.dilation_h;
-    for (int32_t kx = 0; kx < s.kernel_w; ++kx, ++tap) {
-      const int64_t x = left + static_cast<int64_t>(kx) * s.dilation_w;
-      if (y < 0 || y >= s.in_h || x < 0 || x >= s.in_w) mask |= uint64_t{1} << tap;
-    }
+  const uint64_t all = ~uint64_t{0} >> (64 - s.kernel_w), columns = outside(left, s.in_w, s.kernel_w, s.dilation_w);
+  uint64_t rows = outside(top, s.in_h, s.kernel_h, s.dilation_h), mask = 0;
+  for (int32_t at = 0; at < s.kernel_h * s.kernel_w; at += s.kernel_w, rows >>= 1) {
+    mask |= (rows & 1 ? all : columns) << at;
   }
   return mask;
 }

@@ -28,29 +28,26 @@ struct MmlaCore {
       for (int c = 0; c < 4; ++c) sum[pair][c] = vdupq_n_s32(0);
     }
     for (size_t segment = 0; segment < segments.count; ++segment) {
-      const int8_t* row[kRows];
-#pragma GCC unroll 8
-      for (size_t r = 0; r < kRows; ++r) {
-        row[r] = reinterpret_cast<const int8_t*>(pixels[r]) + segments.offset[segment];
-      }
+      Rows<kRows, kStep> rows(pixels, static_cast<size_t>(segments.offset[segment]));
 #pragma GCC unroll 1
       for (size_t steps = segments.steps; steps > 0; --steps) {
         int8x16_t w[8];
         Weights::load(weights, mask, w);
-        weights += 128 / kPlanes;
+#pragma GCC unroll 2
+        for (size_t first = 0; first < kRows; first += 4) {
+          int8x16_t a[4];
+          rows.next4(first, a);
+#pragma GCC unroll 2
+          for (size_t i = 0; i < 4 && first + i < kRows; i += 2) {
+            const int8x16_t upper = a[i], lower = first + i + 1 < kRows ? a[i + 1] : upper;
+            const int8x16_t first8 = vcombine_s8(vget_low_s8(upper), vget_low_s8(lower));
+            const int8x16_t last8 = vcombine_s8(vget_high_s8(upper), vget_high_s8(lower));
+            int32x4_t(&total)[4] = sum[(first + i) / 2];
 #pragma GCC unroll 4
-        for (size_t pair = 0; pair < kPairs; ++pair) {
-          const size_t second = 2 * pair + 1 < kRows ? 2 * pair + 1 : 2 * pair;
-          const int8x16_t upper = vld1q_s8(row[2 * pair]);
-          const int8x16_t lower = second != 2 * pair ? vld1q_s8(row[second]) : upper;
-          row[2 * pair] += kStep;
-          if (second != 2 * pair) row[second] += kStep;
-          const int8x16_t first8 = vcombine_s8(vget_low_s8(upper), vget_low_s8(lower));
-          const int8x16_t last8 = vcombine_s8(vget_high_s8(upper), vget_high_s8(lower));
+            for (int c = 0; c < 4; ++c) total[c] = vmmlaq_s32(total[c], first8, w[c]);
 #pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c) sum[pair][c] = vmmlaq_s32(sum[pair][c], first8, w[c]);
-#pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c) sum[pair][c] = vmmlaq_s32(sum[pair][c], last8, w[4 + c]);
+            for (int c = 0; c < 4; ++c) total[c] = vmmlaq_s32(total[c], last8, w[4 + c]);
+          }
         }
       }
     }
@@ -59,18 +56,13 @@ struct MmlaCore {
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         const int32x4_t a = sum[pair][2 * half], b = sum[pair][2 * half + 1];
-        store(vcombine_s32(vget_low_s32(a), vget_low_s32(b)), acc + 2 * pair * acc_stride + 4 * half, add);
+        int32_t* const to = acc + 2 * pair * acc_stride + 4 * half;
+        finish<Weights>(vcombine_s32(vget_low_s32(a), vget_low_s32(b)), to, add);
         if (2 * pair + 1 < kRows) {
-          store(vcombine_s32(vget_high_s32(a), vget_high_s32(b)), acc + (2 * pair + 1) * acc_stride + 4 * half, add);
+          finish<Weights>(vcombine_s32(vget_high_s32(a), vget_high_s32(b)), to + acc_stride, add);
         }
       }
     }
-  }
-
- private:
-  static void store(int32x4_t total, int32_t* to, bool add) {
-    if constexpr (Weights::kScaleBits > 0) total = vshrq_n_s32(total, Weights::kScaleBits);
-    vst1q_s32(to, add ? vaddq_s32(total, vld1q_s32(to)) : total);
   }
 };
 

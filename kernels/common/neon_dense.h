@@ -97,6 +97,14 @@ struct Dense {
   }
 };
 
+/// The variant that a core makes of a dense family.
+template <typename Core, size_t kNr>
+constexpr Variant dense_variant(const char* name, DeployFamily family, Isa isa) {
+  using Kernels = Dense<Core, kNr>;
+  return {name, family, isa, Core::kMaxRows, kNr, 16, false, plain_pixel_bytes, nullptr,
+          Kernels::panel_bytes, Kernels::pack, refuse_of(family), Kernels::tile};
+}
+
 }  // namespace
 }  // namespace neon
 }  // namespace deploy

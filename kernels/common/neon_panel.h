@@ -44,6 +44,25 @@ struct Segments {
 /// Depth in steps of 16, the depth step of every core.
 inline size_t steps_of(size_t depth) { return (depth + 15) / 16; }
 
+/// Moves a pointer on, in a register of its own: compilers rather keep a base and an index.
+template <typename Byte>
+inline void advance(const Byte*& at, size_t bytes) {
+  at += bytes;
+  __asm__("" : "+r"(at));
+}
+
+/// Four vectors that follow each other, on aarch64 by one instruction; moves behind them.
+inline void load4(const int8_t*& from, int8x16_t* vectors) {
+#if defined(__aarch64__)
+  const int8x16x4_t four = vld1q_s8_x4(from);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) vectors[i] = four.val[i];
+#else
+  for (int i = 0; i < 4; ++i) vectors[i] = vld1q_s8(from + 16 * i);
+#endif
+  advance(from, 64);
+}
+
 inline int32_t at_or(const int32_t* values, size_t index, int32_t otherwise) {
   return values ? values[index] : otherwise;
 }
@@ -115,6 +134,16 @@ inline const char* refuse_w2(const GroupWeights& group) {
   return refuse_outside(group, -2, 1, "a weight lies outside [-2, 1]");
 }
 
+/// What refuses a family's weights.
+constexpr auto refuse_of(DeployFamily family) -> const char* (*)(const GroupWeights&) {
+  switch (family) {
+    case DEPLOY_FAMILY_W2: return refuse_w2;
+    case DEPLOY_FAMILY_W4:
+    case DEPLOY_FAMILY_TILE4: return refuse_w4;
+    default: return refuse_w8;
+  }
+}
+
 /// kTwiceNarrowing: kTwice where every right shift is below 0, and so every left shift 0.
 enum Rounding { kTwice, kOnce, kTwiceNarrowing };
 
@@ -152,37 +181,58 @@ inline int16x8_t scale8(const int32_t* acc, const int32x4_t (&bias)[2], const in
   return vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1]));
 }
 
-/// Writes the first `width` of 8 values, clamped.
-inline void store8(int16x8_t sum, int8x8_t clamp_min, int8x8_t clamp_max, size_t width, int8_t* to) {
-  const int8x8_t bytes = vmin_s8(vmax_s8(vqmovn_s16(sum), clamp_min), clamp_max);
-  if (width >= 8) {
-    vst1_s8(to, bytes);
-  } else {
-    int8_t some[8];
-    vst1_s8(some, bytes);
-    for (size_t i = 0; i < width; ++i) to[i] = some[i];
+/// What int8 values are clamped to.
+struct Clamp {
+  int8x16_t min, max;
+  explicit Clamp(const TileArgs& args)
+      : min(vdupq_n_s8(static_cast<int8_t>(args.clamp_min))), max(vdupq_n_s8(static_cast<int8_t>(args.clamp_max))) {}
+
+  int8x8_t narrow(int16x8_t sum) const {
+    return vmin_s8(vmax_s8(vqmovn_s16(sum), vget_low_s8(min)), vget_low_s8(max));
   }
+  int8x16_t narrow(int16x8_t first, int16x8_t second) const {
+    return vminq_s8(vmaxq_s8(vcombine_s8(vqmovn_s16(first), vqmovn_s16(second)), min), max);
+  }
+};
+
+/// Writes 8 columns of `rows` rows, or the first `width` of 8: `value(row)` gives their int16x8_t before clamping.  Two
+/// rows at a time share the clamping.
+template <typename Value>
+inline void store_column8(size_t rows, size_t width, const Clamp& clamp, int8_t* to, size_t stride, const Value& value) {
+  if (width < 8) {
+    for (size_t row = 0; row < rows; ++row, to += stride) {
+      int8_t some[8];
+      vst1_s8(some, clamp.narrow(value(row)));
+      for (size_t i = 0; i < width; ++i) to[i] = some[i];
+    }
+    return;
+  }
+  for (size_t row = 0, pairs = rows / 2; pairs > 0; --pairs, row += 2) {
+    const int8x16_t bytes = clamp.narrow(value(row), value(row + 1));
+    vst1_s8(to, vget_low_s8(bytes));
+    vst1_s8(to + stride, vget_high_s8(bytes));
+    to += 2 * stride;
+  }
+  if (rows % 2 != 0) vst1_s8(to, clamp.narrow(value(rows - 1)));
 }
 
 template <Rounding kRounding>
 inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr,
                                const TileArgs& args) {
   const int16x8_t zero_point = vdupq_n_s16(static_cast<int16_t>(args.output_zero_point));
-  const int8x8_t clamp_min = vdup_n_s8(static_cast<int8_t>(args.clamp_min));
-  const int8x8_t clamp_max = vdup_n_s8(static_cast<int8_t>(args.clamp_max));
-  for (size_t column = 0; column < args.cols; column += 8) {
+  const Clamp clamp(args);
+  const size_t rows = args.rows, cols = args.cols, stride = args.out_stride;  // the stores below might change args
+  int8_t* to = args.out;
+  for (size_t column = 0; column < cols; column += 8, to += 8) {
     const int32_t* at = header + column;
     const int32x4_t bias[2] = {vld1q_s32(at), vld1q_s32(at + 4)};
     const int32x4_t multiplier[2] = {vld1q_s32(at + nr), vld1q_s32(at + nr + 4)};
     const int32x4_t left[2] = {vld1q_s32(at + 2 * nr), vld1q_s32(at + 2 * nr + 4)};
     const int32x4_t right[2] = {vld1q_s32(at + 3 * nr), vld1q_s32(at + 3 * nr + 4)};
-    const int32_t* from = acc + column;
-    int8_t* to = args.out + column;
-    const size_t width = args.cols - column;
-    for (size_t row = args.rows; row > 0; --row, from += acc_stride, to += args.out_stride) {
-      const int16x8_t sum = vqaddq_s16(scale8<kRounding>(from, bias, multiplier, left, right), zero_point);
-      store8(sum, clamp_min, clamp_max, width, to);
-    }
+    const int32_t* const from = acc + column;
+    store_column8(rows, cols - column, clamp, to, stride, [&](size_t row) {
+      return vqaddq_s16(scale8<kRounding>(from + row * acc_stride, bias, multiplier, left, right), zero_point);
+    });
   }
 }
 

@@ -23,6 +23,10 @@ inline size_t grouped_pixel_bytes(size_t channels) { return (channels + kGroup -
 inline void prepare_grouped(const int8_t* pixels, size_t count, size_t stride, size_t channels, int32_t,
                             const int8_t*, uint8_t* prepared) {
   const size_t bytes = grouped_pixel_bytes(channels);
+  if (bytes == channels && stride == channels) {
+    memcpy(prepared, pixels, count * channels);
+    return;
+  }
   for (size_t i = 0; i < count; ++i, pixels += stride, prepared += bytes) {
     memcpy(prepared, pixels, channels);
     memset(prepared + channels, 0, bytes - channels);
@@ -136,9 +140,10 @@ struct TilePruned {
   }
 
  private:
-  /// Rows are gathered up to 4 at a time, so that one offset serves them all.
+  /// Rows are gathered up to 8 at a time, so that one offset serves them all.
   static void gather_rows(const uint8_t* const* pixels, size_t rows, const int32_t* offsets, size_t steps,
                           uint8_t* to) {
+    for (; rows >= 8; rows -= 8, pixels += 8, to += 128) gather<8>(pixels, offsets, steps, to);
     for (; rows >= 4; rows -= 4, pixels += 4, to += 64) gather<4>(pixels, offsets, steps, to);
     for (; rows > 0; --rows, ++pixels, to += 16) gather<1>(pixels, offsets, steps, to);
   }
@@ -146,12 +151,12 @@ struct TilePruned {
   template <size_t kRows>
   static void gather(const uint8_t* const* pixels, const int32_t* offsets, size_t steps, uint8_t* to) {
     const uint8_t* from[kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t row = 0; row < kRows; ++row) from[row] = pixels[row];
 #pragma GCC unroll 1
     for (; steps > 0; --steps, offsets += 4, to += kStepBytes) {
       const ptrdiff_t a = offsets[0], b = offsets[1], c = offsets[2], d = offsets[3];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (size_t row = 0; row < kRows; ++row) {
         uint32_t four[4];
         memcpy(&four[0], from[row] + a, 4);
@@ -163,6 +168,14 @@ struct TilePruned {
     }
   }
 };
+
+/// The variant that a core makes of a tile-pruned family.
+template <typename Core>
+constexpr Variant tile_pruned_variant(const char* name, DeployFamily family, Isa isa) {
+  using Kernels = TilePruned<Core>;
+  return {name, family, isa, Core::kMaxRows, Kernels::kNr, kGroup, false, grouped_pixel_bytes, prepare_grouped,
+          Kernels::panel_bytes, Kernels::pack, refuse_of(family), Kernels::tile};
+}
 
 }  // namespace
 }  // namespace neon

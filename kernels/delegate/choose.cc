@@ -47,85 +47,114 @@ Pattern pattern_of(const Layer& layer) {
   return p;
 }
 
-/// What a variant takes, the stock runtime's dense int8 multiplication on the same CPU being 1.
-struct Cost {
-  uint32_t isa;         ///< of the variant; kPortable: the reference
-  DeployFamily family;
-  double per_product;   ///< that is kept
-  double per_output;    ///< for each output value, whatever is summed to it; 0: 2 % of the dense products
+/// What a layer takes, one multiplication of the stock runtime's dense int8 convolution on the same CPU being 1.
+struct Line {
+  double per_product;  ///< that is kept
+  double per_output;   ///< for each output value, whatever is summed to it
+  double per_weight;   ///< of the dense filter, kept or not: reading it, which a single row does not share
+
+  double of(double products, double outputs, double weights) const {
+    return products * per_product + outputs * per_output + weights * per_weight;
+  }
 };
 
-/// Measured on x86 (tests/benchmarks/kernels.py).  On Arm instructions stand for time: lines through what
-/// tests/benchmarks/arm.py counts on Cortex-A72 (neon) and A76 (dotprod), the cores where the stock runtime is best;
-/// nobody has counted I8MM or armv7.  Dense int8 would win by count (0.86), but that is no time: it is left alone.
+struct Cost {
+  uint32_t isa;  ///< of the variant; kPortable: the reference
+  DeployFamily family;
+  Line line;
+};
+
+/// Lines through 3x3 and 1x1 convolutions and fully-connected layers of 1 and of many rows.  With AVX-512 they are CPU
+/// times, taken in turns with the stock runtime.  Elsewhere instructions stand for time: AVX2 counted on an emulated
+/// Haswell, NEON on Cortex-A72 and dot products on A76, the cores where the stock runtime is best.  Nobody has counted
+/// I8MM or armv7.  Dense int8 would win by count on the A72, but that is no time: it is left alone.
 constexpr Cost kCosts[] = {
-    {kAvx512Vnni, DEPLOY_FAMILY_W8, 1.0, 0},      {kAvx512Vnni, DEPLOY_FAMILY_W4, 1.0, 0},
-    {kAvx512Vnni, DEPLOY_FAMILY_W2, 1.0, 0},      {kAvx512Vnni, DEPLOY_FAMILY_TILE8, 1.15, 0},
-    {kAvx512Vnni, DEPLOY_FAMILY_TILE4, 1.2, 0},   {kAvx512Vnni, DEPLOY_FAMILY_BLOCK8, 2.2, 0},
-    {kAvx2, DEPLOY_FAMILY_W8, 1.5, 0},            {kAvx2, DEPLOY_FAMILY_W4, 1.6, 0},
-    {kAvx2, DEPLOY_FAMILY_W2, 1.6, 0},            {kAvx2, DEPLOY_FAMILY_TILE8, 1.6, 0},
-    {kAvx2, DEPLOY_FAMILY_TILE4, 1.7, 0},
-    {kNeonI8mm, DEPLOY_FAMILY_W8, 1.1, 85},    {kNeonI8mm, DEPLOY_FAMILY_W4, 1.2, 85},
-    {kNeonI8mm, DEPLOY_FAMILY_W2, 1.3, 85},    {kNeonI8mm, DEPLOY_FAMILY_TILE8, 1.3, 105},
-    {kNeonI8mm, DEPLOY_FAMILY_TILE4, 1.4, 110},
-    {kNeonDotprod, DEPLOY_FAMILY_W8, 1.0, 82}, {kNeonDotprod, DEPLOY_FAMILY_W4, 1.09, 85},
-    {kNeonDotprod, DEPLOY_FAMILY_W2, 1.12, 85}, {kNeonDotprod, DEPLOY_FAMILY_TILE8, 1.17, 102},
-    {kNeonDotprod, DEPLOY_FAMILY_TILE4, 1.26, 108},
-    {kNeon, DEPLOY_FAMILY_W8, 1.0, 58},        {kNeon, DEPLOY_FAMILY_W4, 0.82, 57},
-    {kNeon, DEPLOY_FAMILY_W2, 0.67, 42},       {kNeon, DEPLOY_FAMILY_TILE8, 0.91, 57},
-    {kNeon, DEPLOY_FAMILY_TILE4, 0.86, 50},    {kNeon, DEPLOY_FAMILY_BINARY, 0.105, 78},
-    {kAvx512Vpopcntdq, DEPLOY_FAMILY_BINARY, 0.25, 0}, {kAvx2, DEPLOY_FAMILY_BINARY, 0.5, 0},
+    {kAvx512Vnni, DEPLOY_FAMILY_W8, {1.0, 14, 1.8}},     {kAvx512Vnni, DEPLOY_FAMILY_W4, {1.0, 16, 0.3}},
+    {kAvx512Vnni, DEPLOY_FAMILY_W2, {1.0, 17, 0.4}},     {kAvx512Vnni, DEPLOY_FAMILY_TILE8, {1.08, 32, 0.3}},
+    {kAvx512Vnni, DEPLOY_FAMILY_TILE4, {1.08, 32, 0.1}}, {kAvx512Vnni, DEPLOY_FAMILY_BLOCK8, {1.85, 38, 1.4}},
+    {kAvx512Vpopcntdq, DEPLOY_FAMILY_BINARY, {0.2, 44, 0.1}},
+    {kAvx2, DEPLOY_FAMILY_W8, {1.21, 49, 0.5}},          {kAvx2, DEPLOY_FAMILY_W4, {0.75, 49, 1.1}},
+    {kAvx2, DEPLOY_FAMILY_W2, {0.79, 50, 0.8}},          {kAvx2, DEPLOY_FAMILY_TILE8, {0.75, 45, 0.3}},
+    {kAvx2, DEPLOY_FAMILY_TILE4, {0.76, 46, 0.4}},       {kAvx2, DEPLOY_FAMILY_BINARY, {0.2, 108, 0.1}},
+    {kNeonI8mm, DEPLOY_FAMILY_W8, {1.1, 85, 1.0}},       {kNeonI8mm, DEPLOY_FAMILY_W4, {1.2, 85, 2.0}},
+    {kNeonI8mm, DEPLOY_FAMILY_W2, {1.3, 85, 2.8}},       {kNeonI8mm, DEPLOY_FAMILY_TILE8, {1.3, 105, 0.6}},
+    {kNeonI8mm, DEPLOY_FAMILY_TILE4, {1.4, 110, 0.9}},
+    {kNeonDotprod, DEPLOY_FAMILY_W8, {0.94, 61, 0.5}},   {kNeonDotprod, DEPLOY_FAMILY_W4, {1.02, 65, 1.0}},
+    {kNeonDotprod, DEPLOY_FAMILY_W2, {1.06, 65, 1.4}},   {kNeonDotprod, DEPLOY_FAMILY_TILE8, {1.02, 61, 0.3}},
+    {kNeonDotprod, DEPLOY_FAMILY_TILE4, {1.12, 66, 0.5}},
+    {kNeon, DEPLOY_FAMILY_W8, {0.88, 39, 0.2}},          {kNeon, DEPLOY_FAMILY_W4, {0.82, 42, 0.4}},
+    {kNeon, DEPLOY_FAMILY_W2, {0.66, 38, 0.5}},          {kNeon, DEPLOY_FAMILY_TILE8, {0.94, 37, 0.2}},
+    {kNeon, DEPLOY_FAMILY_TILE4, {0.84, 41, 0.2}},       {kNeon, DEPLOY_FAMILY_BINARY, {0.101, 33, 0.05}},
 };
 /// Without an entry: the plain reference.
-constexpr Cost kReference = {kPortable, DEPLOY_FAMILY_W8, 60.0, 0};
+constexpr Cost kReference = {kPortable, DEPLOY_FAMILY_W8, {60.0, 0, 0}};
+
+/// The stock runtime's own lines, by the kind of node and filter; measured and counted with those above.
+struct StockLines {
+  uint32_t isa;
+  Line conv8, fc8, conv4, fc4, fc2;
+};
+constexpr StockLines kStock[] = {
+    {kAvx512Vnni, {1.0, 10, 2.0}, {1.0, 10, 2.0}, {3.2, 10, 2.0}, {1.0, 10, 0.7}, {2.0, 10, 1.4}},
+    {kAvx2, {1.0, 20, 0.5}, {0.96, 20, 0.5}, {1.8, 12, 0.5}, {0.97, 20, 0.4}, {0.95, 20, 0.35}},
+    {kNeonDotprod | kNeonI8mm, {1.0, 18, 3}, {0.95, 34, 0.7}, {1.13, 38, 18}, {1.08, 35, 1.0}, {1.08, 40, 1.6}},
+    {kNeon, {1.0, 11, 2.7}, {0.97, 17, 0.2}, {0.92, 36, 4.7}, {4.8, 64, -2.5}, {5.8, 61, 4.0}},
+};
+/// Where nothing is known of the stock runtime: as the reference is to us.
+constexpr StockLines kUnknownStock = {kPortable, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
 
 /// The stock runtime is so much faster where the CPU has dot products, which a variant without them has to make up for.
-constexpr double kDotProducts = 3.4;
+constexpr double kDotProducts = 3.25;
 
 /// Claiming a node costs a switch between two delegates, worth about so many multiplications.
 constexpr double kSwitchProducts = 40e3;
 
-Cost cost_of(const Variant& variant) {
-  // The most demanding instruction set names the variant: bits of Isa are ordered so within an architecture.
+Line line_of(const Variant& variant) {
   for (const Cost& cost : kCosts) {
     if (cost.family != variant.family || !(variant.isa & cost.isa)) continue;
     constexpr uint32_t kDots = kAvx512Vnni | kAvx512Vpopcntdq | kNeonDotprod | kNeonI8mm;
     const double unit = (cpu_isas() & kDots) && !(variant.isa & kDots) ? kDotProducts : 1.0;
-    return {cost.isa, cost.family, cost.per_product * unit, cost.per_output * unit};
+    return {cost.line.per_product * unit, cost.line.per_output * unit, cost.line.per_weight * unit};
   }
-  return kReference;
+  return kReference.line;
 }
 
-/// What the stock runtime needs per dense multiplication for such a node; 0 where it cannot run it.
+const StockLines& stock_lines() {
+  for (const StockLines& lines : kStock) {
+    if (cpu_isas() & lines.isa) return lines;
+  }
+  return kUnknownStock;
+}
+
+/// What the stock runtime needs for such a node.
 struct Stock {
-  double per_product;
-  const char* sentence;
+  bool runs;
+  Line line;
+  const char* sentence;   ///< where the node is left
+  const char* because;    ///< where it is claimed for what the stock runtime does; null: for what we do
 };
 
-/// What it needs for each output value, where the table above counts that too.
-double stock_per_output() {
-  if (cpu_isas() & (kNeonDotprod | kNeonI8mm)) return 63;
-  return cpu_isas() & kNeon ? 37 : 0;
-}
-
 Stock stock_of(const Layer& layer, const Pattern& pattern) {
-  const bool fc = layer.op == Op::kFullyConnected, x86 = select_variant(DEPLOY_FAMILY_W8, false, 32, nullptr)->isa &
-                                                         (kAvx2 | kAvx512Vnni);
-  const bool dot = select_variant(DEPLOY_FAMILY_W8, false, 32, nullptr)->isa & (kNeonDotprod | kNeonI8mm);
-  if (layer.filter_type == kTfLiteInt4 && !fc) return {4.0, "the stock runtime unpacks an int4 filter at every call"};
-  if (layer.filter_type == kTfLiteInt2 && !fc) return {0.0, "the stock runtime does not run an int2 convolution"};
-  if (layer.filter_type == kTfLiteInt4 || layer.filter_type == kTfLiteInt2) {
-    if (!x86 && !dot) return {8.0, "the stock runtime has only scalar code for such a filter here"};
-    // A single row is bound by reading the weights, of which the stock runtime reads as few as we do.
-    if (layer.filter_type == kTfLiteInt2 && layer.shape.batch > 1) {
-      return {2.0, "the stock runtime is slow with int2 filters of many rows"};
-    }
-    return {layer.shape.batch == 1 ? 0.5 : 1.0, "XNNPACK computes such a filter as fast"};
+  const bool fc = layer.op == Op::kFullyConnected;
+  const StockLines& lines = stock_lines();
+  static const char* const kAsFast = "XNNPACK computes such a filter as fast";
+  if (layer.filter_type == kTfLiteInt4 && !fc) {
+    return {true, lines.conv4, kAsFast, "the stock runtime unpacks an int4 filter at every call"};
+  }
+  if (layer.filter_type == kTfLiteInt2 && !fc) {
+    return {false, {}, nullptr, "the stock runtime does not run an int2 convolution"};
+  }
+  if (layer.filter_type == kTfLiteInt4) {
+    return {true, lines.fc4, kAsFast, "the stock runtime is slower with int4 filters here"};
+  }
+  if (layer.filter_type == kTfLiteInt2) {
+    return {true, lines.fc2, kAsFast, "the stock runtime is slower with int2 filters here"};
   }
   if (layer.sparse && fc && !layer.densified) {
-    return {60.0 * pattern.blocks, "the stock runtime is slower with sparse filters than with dense ones"};
+    return {true, {60.0 * pattern.blocks, 0, 0}, kAsFast,
+            "the stock runtime is slower with sparse filters than with dense ones"};
   }
-  return {1.0, "XNNPACK computes dense int8 as fast"};
+  return {true, fc ? lines.fc8 : lines.conv8, "XNNPACK computes dense int8 as fast", nullptr};
 }
 
 }  // namespace
@@ -142,6 +171,7 @@ Choice choose(const Layer& layer, Mode mode, bool binary) {
   const bool single = s.batch == 1 && s.out_h == 1 && s.out_w == 1;
   const double products = static_cast<double>(layer_macs(s));
   const double outputs = static_cast<double>(s.batch) * s.out_h * s.out_w * s.out_c;
+  const double weights = static_cast<double>(layer.elements);
 
   struct Candidate {
     DeployFamily family;
@@ -150,11 +180,12 @@ Choice choose(const Layer& layer, Mode mode, bool binary) {
     const char* sentence;
   };
   const double channels = static_cast<double>(s.in_c / s.groups), words = static_cast<double>((s.in_c / s.groups + 63) / 64);
+  // Dense weights stay as narrow in memory as they are, also where a wider variant would be a few percent ahead.
   const Candidate candidates[] = {
       {DEPLOY_FAMILY_BINARY, binary, words * 64 / channels, "binary activations and weights"},
       {DEPLOY_FAMILY_W2, pattern.fits_2, 1.0, "the weights fit 2 bits"},
-      {DEPLOY_FAMILY_W4, pattern.fits_4, 1.0, "the weights fit 4 bits"},
-      {DEPLOY_FAMILY_W8, true, 1.0, "dense int8 weights"},
+      {DEPLOY_FAMILY_W4, pattern.fits_4 && !pattern.fits_2, 1.0, "the weights fit 4 bits"},
+      {DEPLOY_FAMILY_W8, !pattern.fits_4, 1.0, "dense int8 weights"},
       {DEPLOY_FAMILY_TILE4, pattern.fits_4 && pattern.tiles < 1, pattern.tiles, "4-bit weights, pruned in tiles"},
       {DEPLOY_FAMILY_TILE8, pattern.tiles < 1, pattern.tiles, "weights pruned in tiles"},
       {DEPLOY_FAMILY_BLOCK8, pattern.blocks < 1, pattern.blocks, "weights pruned in blocks"},
@@ -166,9 +197,8 @@ Choice choose(const Layer& layer, Mode mode, bool binary) {
     if (!variant) continue;
     // In blocks the rows lie in the lanes, so that a single row leaves most of them idle.
     const double idle = candidate.family == DEPLOY_FAMILY_BLOCK8 && single ? 6.0 : 1.0;
-    const Cost of = cost_of(*variant);
-    const double fixed = of.per_output > 0 ? outputs * of.per_output : 0.02 * products * of.per_product * idle;
-    const double cost = products * candidate.kept * of.per_product * idle + fixed + kSwitchProducts;
+    const double cost =
+        line_of(*variant).of(products * candidate.kept * idle, outputs, weights) + kSwitchProducts;
     if (best.claim && cost >= least) continue;
     least = cost;
     best = {true, candidate.family, candidate.sentence, 0.0};
@@ -178,14 +208,17 @@ Choice choose(const Layer& layer, Mode mode, bool binary) {
     return best;
   }
   const Stock stock = stock_of(layer, pattern);
-  best.gain = stock.per_product > 0 ? (stock.per_product * products + outputs * stock_per_output()) / least : 0.0;
+  const double theirs = stock.line.of(products, outputs, weights);
+  best.gain = stock.runs ? theirs / least : 0.0;
   if (mode != Mode::kAuto) return best;
-  const bool only_we = stock.per_product == 0.0;
-  if (!only_we && best.gain < 1.05) {
+  if (best.family == DEPLOY_FAMILY_W8 && !stock.because) {
     best.claim = false;
-    best.reason = stock.per_product > 1.0 ? "too small to be worth a switch between delegates" : stock.sentence;
-  } else if (stock.per_product != 1.0) {
     best.reason = stock.sentence;
+  } else if (stock.runs && best.gain < 1.05) {
+    best.claim = false;
+    best.reason = theirs > least - kSwitchProducts ? "too small to be worth a switch between delegates" : stock.sentence;
+  } else if (stock.because) {
+    best.reason = stock.because;
   }
   return best;
 }

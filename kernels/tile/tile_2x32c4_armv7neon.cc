@@ -4,37 +4,11 @@
 #include "tile/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels8 = neon::TilePruned<neon::Core8<2>>;
-using Kernels4 = neon::TilePruned<neon::CoreSubbyte<neon::Weights4, 2>>;
-}  // namespace
+const Variant conv_tile8_2x32c4_armv7neon =
+    neon::tile_pruned_variant<neon::Core8<2>>("conv_tile8_2x32c4_armv7neon", DEPLOY_FAMILY_TILE8, kNeon);
 
-const Variant conv_tile8_2x32c4_armv7neon = {
-    "conv_tile8_2x32c4_armv7neon",
-    DEPLOY_FAMILY_TILE8,
-    kNeon,
-    2, 32, 4,
-    false,
-    neon::grouped_pixel_bytes,
-    neon::prepare_grouped,
-    Kernels8::panel_bytes,
-    Kernels8::pack,
-    neon::refuse_w8,
-    Kernels8::tile,
-};
-
-const Variant conv_tile4_2x32c4_armv7neon = {
-    "conv_tile4_2x32c4_armv7neon",
-    DEPLOY_FAMILY_TILE4,
-    kNeon,
-    2, 32, 4,
-    false,
-    neon::grouped_pixel_bytes,
-    neon::prepare_grouped,
-    Kernels4::panel_bytes,
-    Kernels4::pack,
-    neon::refuse_w4,
-    Kernels4::tile,
-};
+const Variant conv_tile4_2x32c4_armv7neon =
+    neon::tile_pruned_variant<neon::CoreSubbyte<neon::Weights4, 2>>(
+        "conv_tile4_2x32c4_armv7neon", DEPLOY_FAMILY_TILE4, kNeon);
 
 }  // namespace deploy

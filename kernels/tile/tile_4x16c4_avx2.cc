@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "common/requantize.h"
+#include "common/requantize_avx2.h"
 #include "common/unroll.h"
 #include "tile/panel.h"
 #include "tile/variants.h"
@@ -62,11 +62,8 @@ void tile_rows(const TileArgs& args) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(sums[r] + 8), acc[r][1]);
   }
   for (int r = 0; r < Rows; ++r) {
-    for (size_t col = 0; col < args.cols; ++col) {
-      args.out[static_cast<size_t>(r) * args.out_stride + col] =
-          requantize(sums[r][col], p.multiplier[col], p.shift[col], args.output_zero_point, args.clamp_min,
-                     args.clamp_max, args.single_rounding);
-    }
+    requantize_row256(sums[r], args.cols, p.multiplier, p.shift, args,
+                      args.out + static_cast<size_t>(r) * args.out_stride);
   }
 }
 

@@ -4,22 +4,7 @@
 #include "w2/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels = neon::Dense<neon::CoreSubbyte<neon::Weights2, 6>, 16>;
-}  // namespace
-
-const Variant conv_w2_6x16c16_neon = {
-    "conv_w2_6x16c16_neon",
-    DEPLOY_FAMILY_W2,
-    kNeon,
-    6, 16, 16,
-    false,
-    neon::plain_pixel_bytes,
-    nullptr,
-    Kernels::panel_bytes,
-    Kernels::pack,
-    neon::refuse_w2,
-    Kernels::tile,
-};
+const Variant conv_w2_6x16c16_neon =
+    neon::dense_variant<neon::CoreSubbyte<neon::Weights2, 6>, 16>("conv_w2_6x16c16_neon", DEPLOY_FAMILY_W2, kNeon);
 
 }  // namespace deploy

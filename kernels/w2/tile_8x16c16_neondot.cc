@@ -4,22 +4,8 @@
 #include "w2/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels = neon::Dense<neon::DotCore<neon::DotWeights2>, 16>;
-}  // namespace
-
-const Variant conv_w2_8x16c16_neondot = {
-    "conv_w2_8x16c16_neondot",
-    DEPLOY_FAMILY_W2,
-    kNeonDotprod,
-    8, 16, 16,
-    false,
-    neon::plain_pixel_bytes,
-    nullptr,
-    Kernels::panel_bytes,
-    Kernels::pack,
-    neon::refuse_w2,
-    Kernels::tile,
-};
+const Variant conv_w2_8x16c16_neondot =
+    neon::dense_variant<neon::DotCore<neon::DotWeights2>, 16>(
+        "conv_w2_8x16c16_neondot", DEPLOY_FAMILY_W2, kNeonDotprod);
 
 }  // namespace deploy

@@ -4,22 +4,7 @@
 #include "w4/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels = neon::Dense<neon::CoreSubbyte<neon::Weights4, 4>, 16>;
-}  // namespace
-
-const Variant conv_w4_4x16c16_neon = {
-    "conv_w4_4x16c16_neon",
-    DEPLOY_FAMILY_W4,
-    kNeon,
-    4, 16, 16,
-    false,
-    neon::plain_pixel_bytes,
-    nullptr,
-    Kernels::panel_bytes,
-    Kernels::pack,
-    neon::refuse_w4,
-    Kernels::tile,
-};
+const Variant conv_w4_4x16c16_neon =
+    neon::dense_variant<neon::CoreSubbyte<neon::Weights4, 4>, 16>("conv_w4_4x16c16_neon", DEPLOY_FAMILY_W4, kNeon);
 
 }  // namespace deploy

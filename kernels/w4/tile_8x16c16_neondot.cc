@@ -4,22 +4,8 @@
 #include "w4/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels = neon::Dense<neon::DotCore<neon::DotWeights4>, 16>;
-}  // namespace
-
-const Variant conv_w4_8x16c16_neondot = {
-    "conv_w4_8x16c16_neondot",
-    DEPLOY_FAMILY_W4,
-    kNeonDotprod,
-    8, 16, 16,
-    false,
-    neon::plain_pixel_bytes,
-    nullptr,
-    Kernels::panel_bytes,
-    Kernels::pack,
-    neon::refuse_w4,
-    Kernels::tile,
-};
+const Variant conv_w4_8x16c16_neondot =
+    neon::dense_variant<neon::DotCore<neon::DotWeights4>, 16>(
+        "conv_w4_8x16c16_neondot", DEPLOY_FAMILY_W4, kNeonDotprod);
 
 }  // namespace deploy

@@ -4,22 +4,7 @@
 #include "w8/variants.h"
 
 namespace deploy {
-namespace {
-using Kernels = neon::Dense<neon::Core8<4>, 16>;
-}  // namespace
-
-const Variant conv_w8_4x16c16_neon = {
-    "conv_w8_4x16c16_neon",
-    DEPLOY_FAMILY_W8,
-    kNeon,
-    4, 16, 16,
-    false,
-    neon::plain_pixel_bytes,
-    nullptr,
-    Kernels::panel_bytes,
-    Kernels::pack,
-    neon::refuse_w8,
-    Kernels::tile,
-};
+const Variant conv_w8_4x16c16_neon =
+    neon::dense_variant<neon::Core8<4>, 16>("conv_w8_4x16c16_neon", DEPLOY_FAMILY_W8, kNeon);
 
 }  // namespace deploy
