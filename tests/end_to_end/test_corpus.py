@@ -46,10 +46,11 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield session
 
 
-def _samples(inputs: tuple[TensorInfo, ...], name: str) -> list[list[Any]]:
+def samples_for(inputs: tuple[TensorInfo, ...], name: str, count: int = SAMPLES) -> list[list[Any]]:
+    """Random ones that the model `name` takes."""
     shape = SHAPES.get(name)
     fixed = tuple(TensorInfo(i.name, i.dtype, shape or i.shape, i.scale, i.zero_point) for i in inputs)
-    samples = random_inputs(fixed, SAMPLES, seed=1)
+    samples = random_inputs(fixed, count, seed=1)
     for number, sample in enumerate(samples):
         for array in sample:
             if array.dtype == object:
@@ -66,7 +67,7 @@ def test_a_real_model_answers_as_stock_litert_does(name: str, corpus: Path, boar
         signatures += ["add", "sub"]
     for signature in signatures:
         model = inference.load(board, bundle=bundle.digest, signature=signature)
-        samples = _samples(model.inputs, name)
+        samples = samples_for(model.inputs, name)
 
         found = list(inference.infer(board, model, samples))
 
