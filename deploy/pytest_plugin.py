@@ -7,7 +7,8 @@ Boards as pytest fixtures; loaded by pytest where deploy is installed, and nothi
 
 Such a test runs once for each board of ``--board NAME`` and ``--tag TAG``, with the board's lease held from its first
 fixture to its end.  ``@pytest.mark.needs("dotprod", "meter")`` skips boards that lack something, and says what.  What
-was measured goes into the results store, and into the properties that ``--junitxml`` writes.
+was measured goes into the results store, and into the properties that ``--junitxml`` writes.  Where another plugin has
+the same options, ``-p no:deploy.pytest_plugin`` leaves this one out.
 """
 
 from __future__ import annotations

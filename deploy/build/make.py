@@ -299,14 +299,14 @@ def _quantized(graph: Graph, recipe: Recipe, samples: Samples, watch: Watch) -> 
     from deploy.build.posttraining import Options, quantize
     from deploy.build.train import kinds_of
 
+    kinds = {node: _KIND[kind] for node, kind in kinds_of(graph, recipe).items()}
     options = Options(
         observer=recipe.observer,
         equalize=recipe.equalize,
         rounding=recipe.rounding,
-        correct=recipe.correct_bias,
+        correct=any(kind != "8" for kind in kinds.values()) if recipe.correct_bias is None else recipe.correct_bias,
         activation_bits=16 if recipe.precision == "int16x8" else 8,
     )
-    kinds = {node: _KIND[kind] for node, kind in kinds_of(graph, recipe).items()}
     watch.note("quantizing")
     feeds = _feeds(graph, recipe, samples, recipe.samples)
     return quantize(graph, feeds, kinds, options, lambda what, done, total: watch.steps(done, total, what))

@@ -119,7 +119,8 @@ class Recipe:
             `deploy.build.calibrate`.
         rounding: of weights after training: ``nearest``, ``gptq`` or ``descent``; see `deploy.build.posttraining`.
         equalize: whether scales of neighbouring layers are evened out before post-training quantization.
-        correct_bias: whether the mean error of a layer is taken out of its bias after it.
+        correct_bias: whether the mean error of a layer is taken out of its bias after it; None: where some weights have
+            fewer than 8 bits, whose errors are larger than what a mean over samples is off.
         samples: how many training samples calibrate.
         edges: ``8``: first and last layer have 8 bits; ``same``: they are treated as all others.
         encoding: of pruned weights in the file: ``dense`` (with zeros; every runtime runs it) or ``sparse``, which
@@ -143,7 +144,7 @@ class Recipe:
     observer: str = "minmax"
     rounding: str = "descent"
     equalize: bool = False
-    correct_bias: bool = True
+    correct_bias: bool | None = None
     samples: int = 512
     edges: str = "8"
     encoding: str = "dense"

@@ -106,8 +106,10 @@ def execute(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not turn the message into a traceback
-        keeps = {"measure", "evaluate", "attach", "profile", "gate"}.intersection(sys.argv if args is None else args)
-        return _fail("interrupted", "what had arrived is kept: `deploy runs list`" if keeps else None, 1)
+        words = set(sys.argv if args is None else args)
+        keeps = words & {"measure", "evaluate", "attach", "profile", "gate"}
+        hint = "what had arrived is kept: `deploy runs list`" if keeps else None
+        return _fail("interrupted", "the same command goes on where it was" if {"farm", "run"} <= words else hint, 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `deploy runs | head` is no error
         return 1

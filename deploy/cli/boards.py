@@ -365,8 +365,8 @@ def recover(boards_file: str | None, name: str, upto: Rung, as_json: bool) -> No
     how = {
         None: "it answers",
         "agent": "its agents were killed",
-        "reboot": "it was rebooted",
-        "power": "it was switched",
+        "reboot": "rebooted",
+        "power": "off and on again",
     }
     common.show(f"{name}: {how[found.by]}")
 

@@ -126,6 +126,8 @@ def _file(path: Path, by_layer: bool, samples: str | None, preprocess: str | Non
                 f"accuracy {m.accuracy['correct'] / m.accuracy['samples']:.2%} of {m.accuracy['samples']} samples, "
                 f"by {m.accuracy['runtime']} on the host"
             )
+        if m.preprocess:
+            common.show(f"fed      x * {m.preprocess['scale']:.6g} + {m.preprocess['offset']:.6g}")
         golden = f"{m.golden['vectors']} vectors by {m.golden['runtime']}" if m.golden else "none"
         common.show(f"golden   {golden}")
     table = common.new_table("", "name", "dtype", "shape", "scale", "zero point", right=("scale", "zero point"))

@@ -33,6 +33,7 @@ from deploy.results.store import Store
 
 LOOK_S = 1.0  # between two looks at what the scheduler knows
 SILENT_S = 10.0  # a gateway that was not heard of for so long gets no more work
+OPEN_S = 60.0  # for the first gateway to say what it has
 SHORT_S = 10.0  # for whatever should take no time
 TURN_S = 10.0  # a turn should take so long, if there are cells for it: carrying it costs both sides some milliseconds
 
@@ -76,7 +77,7 @@ class Cluster:
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
         self._thread.start()
         try:
-            self._wait(self._open(), keys.CONNECT_S * 3)
+            self._wait(self._open(), keys.CONNECT_S * 3 + OPEN_S)
         except BaseException:
             self._end_loop()
             raise
@@ -150,8 +151,12 @@ class Cluster:
             await check_versions(scheduler, self._where)
         await self._connect()
         await self._look()
-        if self._asked:  # one that hangs is given up for now, and asked again later
+        end = time.monotonic() + OPEN_S
+        while self._asked and time.monotonic() < end:  # one that hangs is given up for now, and asked again later
             await asyncio.wait(self._asked.values(), timeout=SHORT_S)
+            if self._boards:
+                break
+            await self._look()
         self._place()
         if not self._boards:
             why = "; ".join(self._refused.values())
@@ -211,7 +216,7 @@ class Cluster:
             return
         try:
             future = self._client.submit(gateway.describe, workers=[address], pure=False, allow_other_workers=False)
-            told = await asyncio.wait_for(future.result(), SHORT_S / 2)
+            told = await asyncio.wait_for(future.result(), SHORT_S)
         except Exception:  # Dask's own errors are many; it is asked again
             return
         for name, entry in told["boards"].items():
@@ -278,8 +283,8 @@ class Cluster:
             if "missing" not in answer:
                 break
             self._has -= {(address, digest) for digest in answer["missing"]}
-        if "error" in answer:
-            raise StoreError(answer["error"], answer["hint"])
+        if "error" in answer:  # a gateway whose disk is full must not end the plan
+            return Ended(turn, (Outcome(turn.works[0].cell, None, answer["error"], answer["hint"], board_fault=True),))
         await asyncio.to_thread(self._adopt, answer["runs"])
         self._forget.setdefault(address, []).extend(answer["runs"])
         return Ended(turn, tuple(Outcome(**outcome) for outcome in answer["outcomes"]))

@@ -117,13 +117,14 @@ class FarmFile:
         with self._lock:
             try:
                 connection = self._open()
-                connection.execute(begin)
                 try:
+                    connection.execute(begin)
                     yield connection
-                except BaseException:
-                    connection.rollback()
+                    connection.commit()
+                except BaseException:  # Ctrl-C anywhere among them
+                    if connection.in_transaction:
+                        connection.rollback()
                     raise
-                connection.commit()
             except sqlite3.Error as error:
                 raise self._failed(error) from None
 

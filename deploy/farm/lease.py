@@ -58,7 +58,7 @@ class Lease:
             raise LeaseLost(
                 f"the lease of board {self.board!r} has ended (token {self.token}; this process was stopped, or the "
                 "machine asleep, for too long)",
-                "type the command again",
+                f"type the command again; `deploy attach --board {self.board}` fetches a measurement that went on",
                 board=self.board,
                 token=self.token,
             )

@@ -29,7 +29,7 @@ from deploy.results.store import Store
 TICK_S = 0.2
 LOOK_S = 1.0  # between two looks at boards that are away
 STRIKES = 3  # turns in a row that a board fails before it gets no more
-ELSEWHERE_S = 30.0  # without a board, its cells go to others of its kind
+ELSEWHERE_S = 15.0  # without a board, its cells go to others of its kind
 PATIENCE_S = 600.0  # and fail where there are none
 MOST_CELLS = 32  # of a turn
 BUSY_REST_S = 1.0  # before a board that somebody else has is tried again
@@ -281,6 +281,8 @@ class Runner:
                 continue
             if outcome is None:
                 state.state, state.board = "waiting", None
+                if ended.lost:  # it may be done there: it is asked for there, unless the board stays away
+                    state.candidates = (board,)
                 self._queue(state, first=True)
             elif outcome.run:
                 state.state, state.run, state.error, state.hint = "done", outcome.run, None, None
@@ -338,11 +340,12 @@ class Runner:
             if not waiting or not all(self._is_away(board, ELSEWHERE_S) for board in key):
                 continue
             for state in list(waiting):
-                spares = [b for b in state.cell.spares if not self._is_own_cell(state.cell, b) and b not in key]
-                spares = [b for b in spares if not self._is_away(b, ELSEWHERE_S)]
-                if spares:
+                spares = [b for b in state.cell.spares if not self._is_own_cell(state.cell, b)]
+                others = [b for b in (*state.cell.boards, *spares) if b not in (*key, *state.failed_on)]
+                others = [b for b in others if not self._is_away(b, ELSEWHERE_S)]
+                if others:
                     waiting.remove(state)
-                    state.candidates = tuple(spares)
+                    state.candidates = tuple(others)
                     self._queue(state)
                 elif all(self._is_away(board, PATIENCE_S) for board in key):
                     waiting.remove(state)

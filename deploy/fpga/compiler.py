@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from deploy.fpga import isa
 from deploy.fpga.layout import Layout
 from deploy.fpga.network import Layer, Network, Node, Unsupported, layer_of, read, sum_of
-
-_AHEAD = 3  # layers whose weights may be on their way before they are needed
+from deploy.fpga.weights import AHEAD, Due, last_of, pack_tables, pack_weights, parts_of, ring
 
 
 @dataclass(frozen=True)
@@ -276,10 +275,10 @@ class _Builder:
                 words += entries
             if len(words) > isa.TAPS:
                 raise _Dropped(layer.nodes[0], f"more than {isa.TAPS} kernel positions in one program")
-            packed = _pack(layer)
+            packed = pack_weights(layer)
             if packed[0].nbytes > isa.WEIGHT_WORDS * 32:
                 raise _Dropped(layer.nodes[0], f"the weights of {isa.CHANNELS} channels exceed the chip's memory")
-            for start, part in _parts(packed):
+            for start, part in parts_of(packed):
                 convs.append(self._conv(layer, rows, taps[entries], start, len(part)))
                 owners.append(number)
                 weights.append(part)
@@ -288,7 +287,7 @@ class _Builder:
         tap_load = isa.Load(
             memory=isa.Memory.TAPS, beats=len(words), offset=image.add(b"".join(w.to_bytes(8, "little") for w in words))
         )
-        tables = [image.add(_tables(layer)) if layer.sum else None for layer in self._layers]
+        tables = [image.add(pack_tables(layer)) if layer.sum else None for layer in self._layers]
         inputs, input_bytes = self._ports(self._inputs)
         outputs, output_bytes = self._ports(self._outputs)
         program = _Program()
@@ -298,10 +297,10 @@ class _Builder:
             places = [sum(sizes[:i]) for i in range(len(sizes))]
             flat = b"".join(part.tobytes() for part in weights)
             prepare.add(isa.Load(memory=isa.Memory.WEIGHTS, beats=len(flat) // isa.BEAT, offset=image.add(flat)))
-            due: list[_Due] = []
+            due: list[Due] = []
         else:
             program.add(tap_load)
-            places, due = _ring(sizes, [image.add(part.tobytes()) for part in weights])
+            places, due = ring(sizes, [image.add(part.tobytes()) for part in weights])
         for port in inputs:
             program.add(_move(isa.Load, port, rows[self._root(port.tensor)], isa.Base.INPUT))
         convs = [replace(conv, weights=place) for conv, place in zip(convs, places, strict=True)]
@@ -321,7 +320,7 @@ class _Builder:
         )  # fmt: skip
 
     def _emit(
-        self, program: _Program, convs: list[isa.Conv], owners: list[int], due: list[_Due], tables: list[int | None]
+        self, program: _Program, convs: list[isa.Conv], owners: list[int], due: list[Due], tables: list[int | None]
     ) -> None:
         """Layers in order, each after the loads it needs; loads as early as they may come."""
         given = program.loads
@@ -330,9 +329,9 @@ class _Builder:
         for n, layer in enumerate(sums):
             first = owners.index(layer)
             # A set is free when the layer that had it before has ended.
-            free = 0 if n < isa.TABLE_SETS else _last(owners, sums[n - isa.TABLE_SETS]) + 1
+            free = 0 if n < isa.TABLE_SETS else last_of(owners, sums[n - isa.TABLE_SETS]) + 1
             load = isa.Load(memory=isa.Memory.TABLES, beats=512, offset=tables[layer] or 0, to=512 * sets[layer])
-            due.append(_Due(max(free, first - _AHEAD), first, load))
+            due.append(Due(max(free, first - AHEAD), first, load))
         needs = dict.fromkeys(range(len(convs)), 0)
         needs[0] = given
         for i, conv in enumerate(convs):
@@ -425,78 +424,3 @@ def _move(kind: type[isa.Load], port: Port, row: int, base: isa.Base) -> isa.Loa
         memory=isa.Memory.ACTIVATIONS, base=base, offset=port.offset, beats=layout.groups * layout.positions,
         to=row, rows=layout.rows, positions=layout.positions,
     )  # fmt: skip
-
-
-def _pack(layer: Layer) -> NDArray[np.uint8]:
-    """uint8 [channel tiles, words, 32]: the words of parameters, then one for each step, in the order of the array."""
-    channels, taps, depth = layer.weights.shape
-    tiles = -(-channels // isa.CHANNELS)
-    full = np.zeros((tiles * isa.CHANNELS, taps, -(-depth // isa.DEPTH) * isa.DEPTH), np.int8)
-    full[:channels, :, :depth] = layer.weights
-    if layer.diagonal:
-        lanes = np.zeros((tiles, taps, isa.CHANNELS, isa.DEPTH), np.int8)
-        by_tile = full[:, :, 0].reshape(tiles, isa.CHANNELS, taps)
-        for lane in range(isa.CHANNELS):
-            lanes[:, :, lane, lane % isa.DEPTH] = by_tile[:, lane]
-        steps = lanes.reshape(tiles, taps, 32)
-    else:
-        groups = full.reshape(tiles, isa.CHANNELS, taps, -1, isa.DEPTH)
-        steps = groups.transpose(0, 2, 3, 1, 4).reshape(tiles, -1, 32)
-    head = np.zeros((tiles, isa.PARAMETER_WORDS, 32), np.uint8)
-    padding = np.zeros(tiles * isa.CHANNELS - channels, np.int64)
-    for word, (values, kind) in enumerate(((layer.multiplier, "<u4"), (layer.bias, "<i4"), (-layer.shift, "u1"))):
-        each = np.concatenate([values, padding]).astype(kind).reshape(tiles, isa.CHANNELS).view(np.uint8)
-        head[:, word, : each.shape[1]] = each
-    tail = np.zeros((tiles, 1 if layer.sum else 0, 32), np.uint8)  # the step that reads what is added
-    return np.concatenate([head, steps.view(np.uint8), tail], axis=1)
-
-
-def _parts(packed: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.uint8]]]:
-    """Channel tiles that go together: half of the memory at most, so that the next ones may come meanwhile."""
-    most = max(1, isa.WEIGHT_WORDS // 2 // packed.shape[1])
-    if packed.shape[0] * packed.shape[1] <= isa.WEIGHT_WORDS // 2:
-        most = packed.shape[0]
-    return [(start, packed[start : start + most]) for start in range(0, len(packed), most)]
-
-
-def _tables(layer: Layer) -> bytes:
-    assert layer.sum is not None
-    return layer.sum.tables.astype("<i8").tobytes()
-
-
-@dataclass(frozen=True)
-class _Due:
-    """A load that belongs right before the layer number `before`, for the layer number `conv`."""
-
-    before: int
-    conv: int
-    load: isa.Load
-
-
-def _last(owners: list[int], layer: int) -> int:
-    return max(i for i, owner in enumerate(owners) if owner == layer)
-
-
-def _ring(sizes: list[int], offsets: list[int]) -> tuple[list[int], list[_Due]]:
-    """
-    Places of the weights, and before which layer each is loaded.
-
-    A layer's weights may come as soon as the layers have ended whose words they overwrite.
-    """
-    places: list[int] = []
-    due: list[_Due] = []
-    at = 0
-    for i, size in enumerate(sizes):
-        if at + size > isa.WEIGHT_WORDS:
-            at = 0
-        before = max(0, i - _AHEAD, due[-1].before if due else 0)
-        for j in range(i - 1, before - 1, -1):
-            if places[j] < at + size and at < places[j] + sizes[j]:
-                before = j + 1
-                break
-        slices = 32 // isa.BEAT
-        load = isa.Load(memory=isa.Memory.WEIGHTS, beats=size * slices, offset=offsets[i], to=at * slices)
-        places.append(at)
-        due.append(_Due(before, i, load))
-        at += size
-    return places, due

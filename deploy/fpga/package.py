@@ -33,7 +33,7 @@ def package(data: bytes, name: str, stream: bool = False) -> Accelerated:
         reasons = sorted({place.reason for place in compiled.placements})
         raise BuildError(
             f"{name} has no node that the accelerator can run ({'; '.join(reasons[:3])})",
-            "push it without --target: it runs on the board's CPU",
+            "`deploy push` without it: LiteRT runs the model on the board's CPU",
         )
     if len(compiled.segments) > 1 and not stream:
         compiled = compile_model(data, name, stream=True)

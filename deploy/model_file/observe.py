@@ -4,9 +4,6 @@ What samples make of a model's activations: the model runs here, in a process of
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,6 +27,10 @@ def observe(model: bytes, samples: NDArray[Any], name: str) -> dict[str, Met]:
     Raises:
         BuildError: the runtime refuses the model, or dies of it.
     """
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(_observe, model, samples).result()

@@ -38,6 +38,7 @@ SCHEMA = 2
 READABLE = (1, 2)
 INDEX = 2  # version of index.sqlite; one of another version is made again
 _RECORD = {"schema", "id", "kind", "created", "status", "board", "bundle", "arrays"}
+_indexing = threading.Lock()  # threads that wait for SQLite sleep ever longer, and the unlucky ones for seconds
 _DTYPES = {"<i8": "<i8", "<f8": "<f8"}  # as the record says it -> as numpy does
 
 
@@ -156,7 +157,8 @@ class RunWriter:
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
         staging = self._folder / ".record.json"
-        staging.write_text(json.dumps(record, indent=1) + "\n")
+        # Python's fast encoder knows no indent; that is for the record that stays.
+        staging.write_text(json.dumps(record, indent=1 if record["status"] == "complete" else None) + "\n")
         os.replace(staging, self._folder / "record.json")
 
 
@@ -391,7 +393,7 @@ class Store:
     def index(self, record: Mapping[str, Any]) -> None:
         """Put a finished run into the index; without one the run is safe, and is indexed when it is looked for."""
         try:
-            with closing(self._open()) as index:
+            with _indexing, closing(self._open()) as index:
                 self._insert(index, record)
                 index.commit()
         except (sqlite3.Error, StoreError):

@@ -3,7 +3,8 @@
 #include "binary/variants.h"
 
 namespace deploy {
-const Variant conv_binary_2x32c16_armv7neon =
-    neon::binary_variant<neon::BitCore<2>, 32>("conv_binary_2x32c16_armv7neon");
+
+const Variant conv_binary_2x32c16_armv7neon = neon::binary_variant<neon::BitCore<2>, 32>(
+    "conv_binary_2x32c16_armv7neon");
 
 }  // namespace deploy

@@ -3,6 +3,7 @@
 #include "binary/variants.h"
 
 namespace deploy {
+
 const Variant conv_binary_4x64c16_neon = neon::binary_variant<neon::BitCore<4>, 64>("conv_binary_4x64c16_neon");
 
 }  // namespace deploy

@@ -198,7 +198,8 @@ struct Clamp {
 /// Writes 8 columns of `rows` rows, or the first `width` of 8: `value(row)` gives their int16x8_t before clamping.  Two
 /// rows at a time share the clamping.
 template <typename Value>
-inline void store_column8(size_t rows, size_t width, const Clamp& clamp, int8_t* to, size_t stride, const Value& value) {
+inline void store_column8(size_t rows, size_t width, const Clamp& clamp, int8_t* to, size_t stride,
+                          const Value& value) {
   if (width < 8) {
     for (size_t row = 0; row < rows; ++row, to += stride) {
       int8_t some[8];

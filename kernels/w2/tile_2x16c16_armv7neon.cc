@@ -4,7 +4,8 @@
 #include "w2/variants.h"
 
 namespace deploy {
-const Variant conv_w2_2x16c16_armv7neon =
-    neon::dense_variant<neon::CoreSubbyte<neon::Weights2, 2>, 16>("conv_w2_2x16c16_armv7neon", DEPLOY_FAMILY_W2, kNeon);
+
+const Variant conv_w2_2x16c16_armv7neon = neon::dense_variant<neon::CoreSubbyte<neon::Weights2, 2>, 16>(
+    "conv_w2_2x16c16_armv7neon", DEPLOY_FAMILY_W2, kNeon);
 
 }  // namespace deploy

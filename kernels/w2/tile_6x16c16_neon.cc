@@ -4,7 +4,8 @@
 #include "w2/variants.h"
 
 namespace deploy {
-const Variant conv_w2_6x16c16_neon =
-    neon::dense_variant<neon::CoreSubbyte<neon::Weights2, 6>, 16>("conv_w2_6x16c16_neon", DEPLOY_FAMILY_W2, kNeon);
+
+const Variant conv_w2_6x16c16_neon = neon::dense_variant<neon::CoreSubbyte<neon::Weights2, 6>, 16>(
+    "conv_w2_6x16c16_neon", DEPLOY_FAMILY_W2, kNeon);
 
 }  // namespace deploy

@@ -4,8 +4,8 @@
 #include "w2/variants.h"
 
 namespace deploy {
-const Variant conv_w2_8x16c16_neondot =
-    neon::dense_variant<neon::DotCore<neon::DotWeights2>, 16>(
-        "conv_w2_8x16c16_neondot", DEPLOY_FAMILY_W2, kNeonDotprod);
+
+const Variant conv_w2_8x16c16_neondot = neon::dense_variant<neon::DotCore<neon::DotWeights2>, 16>(
+    "conv_w2_8x16c16_neondot", DEPLOY_FAMILY_W2, kNeonDotprod);
 
 }  // namespace deploy

@@ -4,7 +4,8 @@
 #include "w2/variants.h"
 
 namespace deploy {
-const Variant conv_w2_8x16c16_neoni8mm =
-    neon::dense_variant<neon::MmlaCore<neon::DotWeights2>, 16>("conv_w2_8x16c16_neoni8mm", DEPLOY_FAMILY_W2, kNeonI8mm);
+
+const Variant conv_w2_8x16c16_neoni8mm = neon::dense_variant<neon::MmlaCore<neon::DotWeights2>, 16>(
+    "conv_w2_8x16c16_neoni8mm", DEPLOY_FAMILY_W2, kNeonI8mm);
 
 }  // namespace deploy

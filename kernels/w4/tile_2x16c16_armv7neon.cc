@@ -4,7 +4,8 @@
 #include "w4/variants.h"
 
 namespace deploy {
-const Variant conv_w4_2x16c16_armv7neon =
-    neon::dense_variant<neon::CoreSubbyte<neon::Weights4, 2>, 16>("conv_w4_2x16c16_armv7neon", DEPLOY_FAMILY_W4, kNeon);
+
+const Variant conv_w4_2x16c16_armv7neon = neon::dense_variant<neon::CoreSubbyte<neon::Weights4, 2>, 16>(
+    "conv_w4_2x16c16_armv7neon", DEPLOY_FAMILY_W4, kNeon);
 
 }  // namespace deploy

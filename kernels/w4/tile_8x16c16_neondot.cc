@@ -4,8 +4,8 @@
 #include "w4/variants.h"
 
 namespace deploy {
-const Variant conv_w4_8x16c16_neondot =
-    neon::dense_variant<neon::DotCore<neon::DotWeights4>, 16>(
-        "conv_w4_8x16c16_neondot", DEPLOY_FAMILY_W4, kNeonDotprod);
+
+const Variant conv_w4_8x16c16_neondot = neon::dense_variant<neon::DotCore<neon::DotWeights4>, 16>(
+    "conv_w4_8x16c16_neondot", DEPLOY_FAMILY_W4, kNeonDotprod);
 
 }  // namespace deploy

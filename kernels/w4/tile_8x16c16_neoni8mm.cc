@@ -4,7 +4,8 @@
 #include "w4/variants.h"
 
 namespace deploy {
-const Variant conv_w4_8x16c16_neoni8mm =
-    neon::dense_variant<neon::MmlaCore<neon::DotWeights4>, 16>("conv_w4_8x16c16_neoni8mm", DEPLOY_FAMILY_W4, kNeonI8mm);
+
+const Variant conv_w4_8x16c16_neoni8mm = neon::dense_variant<neon::MmlaCore<neon::DotWeights4>, 16>(
+    "conv_w4_8x16c16_neoni8mm", DEPLOY_FAMILY_W4, kNeonI8mm);
 
 }  // namespace deploy

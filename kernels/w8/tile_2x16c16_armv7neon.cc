@@ -4,7 +4,8 @@
 #include "w8/variants.h"
 
 namespace deploy {
-const Variant conv_w8_2x16c16_armv7neon =
-    neon::dense_variant<neon::Core8<2>, 16>("conv_w8_2x16c16_armv7neon", DEPLOY_FAMILY_W8, kNeon);
+
+const Variant conv_w8_2x16c16_armv7neon = neon::dense_variant<neon::Core8<2>, 16>(
+    "conv_w8_2x16c16_armv7neon", DEPLOY_FAMILY_W8, kNeon);
 
 }  // namespace deploy

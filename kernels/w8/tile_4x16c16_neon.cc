@@ -4,7 +4,8 @@
 #include "w8/variants.h"
 
 namespace deploy {
-const Variant conv_w8_4x16c16_neon =
-    neon::dense_variant<neon::Core8<4>, 16>("conv_w8_4x16c16_neon", DEPLOY_FAMILY_W8, kNeon);
+
+const Variant conv_w8_4x16c16_neon = neon::dense_variant<neon::Core8<4>, 16>(
+    "conv_w8_4x16c16_neon", DEPLOY_FAMILY_W8, kNeon);
 
 }  // namespace deploy

@@ -4,8 +4,8 @@
 #include "w8/variants.h"
 
 namespace deploy {
-const Variant conv_w8_8x16c16_neondot =
-    neon::dense_variant<neon::DotCore<neon::DotWeights8>, 16>(
-        "conv_w8_8x16c16_neondot", DEPLOY_FAMILY_W8, kNeonDotprod);
+
+const Variant conv_w8_8x16c16_neondot = neon::dense_variant<neon::DotCore<neon::DotWeights8>, 16>(
+    "conv_w8_8x16c16_neondot", DEPLOY_FAMILY_W8, kNeonDotprod);
 
 }  // namespace deploy

@@ -31,7 +31,8 @@ from deploy.measure import Plan, measure
 from deploy.push import push
 from deploy.results.store import Store
 from deploy.session import Session, connect
-from tests.benchmarks import arm, choices, delta, energy
+from tests.benchmarks import accelerator, arm, choices, delta, energy
+from tests.benchmarks import farm as farm_benchmarks
 from tests.benchmarks import kernels as kernel_benchmarks
 from tests.benchmarks import leases as lease_benchmarks
 from tests.benchmarks import measure as measure_benchmarks
@@ -210,6 +211,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "ssh": ssh_round_trip,
     "push": push_benchmarks.figures,
     "lease": lease_benchmarks.figures,
+    "farm": farm_benchmarks.figures,
     "delta": delta.figures,
     "serial": serial_benchmarks.figures,
     "energy": energy.figures,
@@ -218,6 +220,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "measure": measure_benchmarks.figures,
     "kernels": kernel_benchmarks.figures,
     "pruned": pruned_benchmarks.figures,
+    "accelerator": accelerator.figures,
     "overhead": overhead,
 }
 

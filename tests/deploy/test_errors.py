@@ -60,7 +60,11 @@ def test_what_cannot_be_meant_ends_with_2_and_everything_else_with_1() -> None:
         (codes.BAD_INPUT, errors.BadInput, "`deploy inspect MODEL` shows what it takes"),
         (codes.NOT_FOUND, errors.NotOnBoard, None),
         (codes.NO_RUNTIME, errors.RuntimeMissing, "`deploy push --board pi BUNDLE` brings numpy and LiteRT along"),
-        (codes.BUSY, errors.Busy, "`deploy attach --board pi` waits for a measurement that lost its host; `--evict` ends it"),
+        (
+            codes.BUSY,
+            errors.Busy,
+            "`deploy attach --board pi` waits for a measurement that lost its host; `--evict` ends it",
+        ),
         (codes.INTERNAL, BoardError, None),
         ("a-code-of-the-future", BoardError, None),
     ],

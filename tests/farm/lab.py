@@ -27,11 +27,13 @@ class Farm:
     Args:
         folder: of everything; the bundle ``digits.bundle`` lies there.
         gateways: name -> its boards.
+        versions: of deploy, of gateways that say another than this one.
     """
 
-    def __init__(self, folder: Path, gateways: dict[str, list[str]]) -> None:
+    def __init__(self, folder: Path, gateways: dict[str, list[str]], versions: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.gateways = gateways
+        self.versions = versions or {}
         self.store = Store(folder / "results")
         self.where = f"tls://127.0.0.1:{_free_port()}"
         self.keys = folder / "keys"
@@ -43,7 +45,7 @@ class Farm:
             self.start(name)
         self.wait_for(*gateways)
 
-    def start(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str) -> subprocess.Popen[bytes]:
         """Start the scheduler, or a gateway."""
         if name == "scheduler":
             words = ["-m", "deploy", "farm", "serve", "--listen", self.where, "--keys", str(self.keys)]
@@ -52,7 +54,7 @@ class Farm:
             home.mkdir(exist_ok=True)
             registry = boards_yaml(home, self.gateways[name])
             words = ["-m", "tests.farm.gateway_process", self.where, self.keys, registry, home / "held"]
-            words += [self.folder / f"{name}.sim", name, *more]
+            words += [self.folder / f"{name}.sim", name, self.versions.get(name, "")]
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen([sys.executable, *map(str, words)], stdout=log, stderr=log)
         self.processes[name] = process
@@ -85,8 +87,8 @@ class Farm:
         self.processes[name].send_signal(number)
 
     def log(self) -> list[dict[str, Any]]:
-        """Of all boards."""
-        return [entry for boards in self.boards for entry in boards.log()]
+        """Of all boards, in the order in which measurements ended."""
+        return sorted((entry for boards in self.boards for entry in boards.log()), key=lambda entry: entry["end"])
 
     def overlaps(self) -> int:
         return sum(boards.overlaps() for boards in self.boards)

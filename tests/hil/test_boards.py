@@ -189,6 +189,18 @@ def test_faults_are_what_real_boards_show(deploy: Deploy, bundle: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_board_that_hangs_comes_back_by_its_supply(deploy: Deploy) -> None:
+    """Its connections are taken, and nothing is ever said; neither its agents nor a reboot can be reached."""
+    deploy("virtual", "up", "pi4")
+    deploy("virtual", "fault", "pi4", "hang")
+
+    assert "pi4: off and on again\n" == deploy("boards", "recover", "pi4")
+
+    (status,) = json.loads(deploy("boards", "status", "pi4", "--json"))
+    assert ("free", None) == (status["state"], status["reason"])
+
+
+@pytest.mark.long
 def test_four_boards_at_once_all_answer(deploy: Deploy) -> None:
     for kind in ("pi3", "pi4", "pi5", "jetson-orin"):
         deploy("virtual", "up", kind)

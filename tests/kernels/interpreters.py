@@ -91,23 +91,26 @@ def killed_by_us(
     dead = [(job, result.error) for job, result in zip(jobs, results, strict=True) if result.died]
     alone = run(library, [replace(job, stock=True) for job, _ in dead for _ in range(5)], folder, environment)
     doubtful = [one for i, one in enumerate(dead) if not any(result.died for result in alone[5 * i : 5 * i + 5])]
-    return results, [error for job, error in doubtful if not litert_breaks_memory(library, job, folder)]
+    breaks = litert_breaks_memory(library, [job for job, _ in doubtful], folder)
+    return results, [error for (_, error), its_own in zip(doubtful, breaks, strict=True) if not its_own]
 
 
-def litert_breaks_memory(library: Path, job: Job, folder: Path) -> bool:
-    """Whether LiteRT, without our delegate, reads or writes memory amiss with this model; False without valgrind."""
-    if shutil.which("valgrind") is None:
-        return False
-    given, log = folder / "suspect.pickle", folder / "valgrind.log"
-    given.write_bytes(pickle.dumps((str(library), [replace(job, stock=True).__dict__])))
-    subprocess.run(
-        ["valgrind", "--error-limit=no", f"--log-file={log}", sys.executable, __file__, str(given), os.devnull],
-        capture_output=True, check=False, env={**os.environ, "PYTHONMALLOC": "malloc"},
+def litert_breaks_memory(library: Path, jobs: list[Job], folder: Path) -> list[bool]:
+    """Whether LiteRT, without our delegate, reads or writes memory amiss with each model; False without valgrind."""
+    if not jobs or shutil.which("valgrind") is None:
+        return [False] * len(jobs)
+    given = folder / "suspects.pickle"
+    given.write_bytes(pickle.dumps((str(library), [replace(job, stock=True).__dict__ for job in jobs])))
+    done = subprocess.run(
+        ["valgrind", "--error-limit=no", f"--log-file={folder}/valgrind-%p.log", sys.executable, __file__, str(given),
+         os.devnull],
+        capture_output=True, text=True, errors="replace", check=True, env={**os.environ, "PYTHONMALLOC": "malloc"},
     )  # fmt: skip
     # Python's own strings and integers look uninitialised to valgrind; only accesses by LiteRT say something.
     at = r"(at 0x\w+: .*vgpreload.*\n.*by|at) 0x\w+: .*ai_edge_litert"  # or copying for LiteRT
     fault = rf"(Invalid (read|write) of size|Process terminating with).*\n(.*\n)?.*{at}"
-    return re.search(fault, log.read_text(errors="replace")) is not None
+    logs = [folder / f"valgrind-{pid}.log" for pid in re.findall(r"^job's process (\d+)$", done.stdout, re.MULTILINE)]
+    return [re.search(fault, log.read_text(errors="replace")) is not None for log in logs]
 
 
 def _main(given: str, out: str) -> None:
@@ -126,6 +129,7 @@ def _main(given: str, out: str) -> None:
                     pickle.dump(_run_one(interpreter, library, job), pipe)
                 os._exit(0)
             os.close(writing)
+            print(f"job's process {child}", flush=True)
             with open(reading, "rb") as pipe:
                 answer = pipe.read()
             _, status = os.waitpid(child, 0)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 
-from deploy.fpga import isa
+from deploy.fpga import isa, simulator
 from deploy.fpga.compiler import compile_model
 from deploy.fpga.memory import place
 from deploy.fpga.model import Machine, cycles
 from deploy.fpga.simulator import Bus, Register, Simulation
+from deploy.kernels import sources
 from tests.rtl.cases import CASES
+from tests.rtl.graphs import Graph
 from tests.rtl.machines import corpus_model, differences, on_the_rtl, reference
 from tests.rtl.test_compiler import NETWORKS
 
@@ -41,6 +45,18 @@ def test_a_real_network_equals_the_reference_kernels_within_its_cycles(corpus, n
 
     assert [] == differences(expected, actual)
     assert taken <= GOALS[name]
+
+
+def test_weights_beyond_the_chip_arrive_before_they_are_needed():
+    """Slow memory: every layer waits for its weights, and none finds those of another."""
+    graph = Graph(50, 1, 600)
+    model = graph.model(graph.dense(graph.dense(graph.dense(graph.input, 400, "RELU"), 400, "RELU"), 10))
+
+    expected, actual, _ = on_the_rtl(
+        compile_model(model, "wide"), reference(model, graph.values()), Bus(latency=90, interval=3), invocations=2
+    )
+
+    assert [] == differences(expected, actual)
 
 
 def test_three_quarters_of_the_peak_are_reached_on_resnet8_with_all_movement(corpus):
@@ -200,6 +216,43 @@ def test_a_bus_that_never_answers_is_given_up_and_the_next_program_runs():
         expected = {port.tensor: stock.get_tensor(port.tensor) for port in segment.outputs}
         assert [] == differences([expected], [placed.get(simulation.memory)])
         assert (0, "") == simulation.violations()
+
+
+@pytest.mark.parametrize("after", [1, 20, 70, 130, 200, 260, 300, 400, 500, 800])
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+def test_an_abort_at_any_time_leaves_nothing_behind(after, stall):
+    """While it fetches, loads, computes, stores; what was under way must not show in the next program."""
+    graph, model = CASES["residual"]()
+    stock = reference(model, graph.values())
+    compiled = compile_model(model, "x", stream=True)
+    (segment,) = compiled.segments
+    placed = place(segment, compiled.network)
+    with Simulation(placed.size, Bus(latency=10, stall=stall, seed=after)) as simulation:
+        placed.install(simulation.memory)
+        placed.put(simulation.memory, {port.tensor: stock.get_tensor(port.tensor) for port in segment.inputs})
+        simulation.run(placed.bases, *segment.run, most=after)
+        simulation.write(Register.CONTROL, 0b010)
+        simulation.wait(500)
+        assert 0 == simulation.read(Register.STATUS) & 1
+
+        assert simulation.run(placed.bases, *segment.run)
+        expected = {port.tensor: stock.get_tensor(port.tensor) for port in segment.outputs}
+        assert [] == differences([expected], [placed.get(simulation.memory)])
+        assert (0, "") == simulation.violations()
+
+
+def test_the_wrapper_for_vivado_fits_the_rtl():
+    rtl = sources() / "rtl"
+    program = simulator.verilator()
+    assert program is not None
+    flags = ["--lint-only", "-Wall", "-Wno-lint", "-Wno-style", "--top-module", "overlay"]
+
+    done = subprocess.run(
+        [str(program), *flags, str(rtl / "vivado" / "overlay.v"), *map(str, sorted(rtl.glob("*.sv")))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_identity_and_shape_can_be_read():

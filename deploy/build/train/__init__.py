@@ -24,7 +24,7 @@ from deploy.build.quantized import Quantized
 from deploy.build.recipe import Recipe
 from deploy.build.source import THREADS
 from deploy.build.train import samples as sample_sets
-from deploy.build.train.loop import Progress, Report, Settings, Trainer, accuracy, settle
+from deploy.build.train.loop import Progress, Report, Settings, Trainer, settle
 from deploy.build.train.loss import distilled
 from deploy.build.train.network import Network, unclamped
 from deploy.build.train.structure import restructured
@@ -107,7 +107,7 @@ def train(
     mark = _fingerprint(graph, recipe, ready, optimizer, teacher)
     history = trainer.run(tested, folder, mark, resume, report)
     quantized = None if recipe.is_float else network.export()
-    return Trained(network.trained(), quantized, history, accuracy(network, tested) if tested else None)
+    return Trained(network.trained(), quantized, history, history[-1].get("test_accuracy"))
 
 
 def deterministic(seed: int) -> None:

@@ -211,7 +211,7 @@ class Trainer:
 
 
 def settle(network: Network, samples: Samples, settings: Settings) -> None:
-    """Let running means and variances catch up with the weights, which stay: they lag behind while those are trained."""
+    """Let running means and variances catch up with the weights, behind which they lag in training."""
     run = tf.function(lambda x: network.values(x, live=True)[network.logits], autograph=False)
     batches = samples.shuffled(settings.batch, settings.seed, settings.epochs, settings.augment)
     for _, (x, _) in zip(range(SETTLING_BATCHES), batches, strict=False):

@@ -62,7 +62,8 @@ def subclassed():
             return x
     return Nothing()
 '''
-TRAINED = "w4a8+tile:0.5+epochs:2+seed:3+samples:32+batch:32+augment:off"
+MACS = 64 + 8 * 8 * 8 * 9 + 4 * 4 * 32 * 72 + 32 * 4  # of `shapes`: pixels, first, middle, last
+TRAINED = "w4a8+epochs:2+seed:3+samples:32+batch:32+augment:off"
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,17 @@ def made(
     recipe: str | Recipe, source: str = "our_models:shapes", data: str | None = "shapes.npz", **options: Any
 ) -> Built:
     return build(source, **{"name": "net", "recipe": recipe, "data": data, "vectors": 2, **options})
+
+
+_once: dict[str, Built] = {}
+
+
+@pytest.fixture
+def quantized(here: Path) -> Built:
+    """One build without training, for all tests that look at one."""
+    if not _once:
+        _once["w4a8"] = made("w4a8+samples:32")
+    return _once["w4a8"]
 
 
 def kernels(model: bytes) -> dict[str, np.ndarray]:
@@ -165,8 +177,7 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], expected
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
 def test_terms_compose_from_random_weights_to_pruned_integers(here: Path) -> None:
-    built = made("w4a8+tile:0.5+channel:0.3+distill+pretrain:4+epochs:1+batch:16+samples:32+augment:off+rate:0.01",
-                 keep=here / "kept.keras")  # fmt: skip
+    built = made("w4a8+tile:0.5+channel:0.3+distill+pretrain:4+epochs:1+batch:16+samples:32+augment:off+rate:0.01")
 
     assert built.report is not None
     stages = [(entry["stage"], entry["epoch"]) for entry in built.report.history]
@@ -174,24 +185,12 @@ def test_terms_compose_from_random_weights_to_pruned_integers(here: Path) -> Non
     weights = {layer.name: (layer.weights, layer.stored) for layer in built.report.layers}
     # The first layer with weights of its own and the last have 8 bits; what scales the pixels has no say in that.
     assert ("w8", "w4", "w8") == tuple(weights[name][0] for name in ("first", "middle", built.report.layers[-1].name))
-    whole = macs_of("our_models:shapes")
-    assert built.report.macs < 0.75 * whole
+    assert built.report.macs < 0.75 * MACS
     kernel = kernels(built.bundle.model)["middle"]
     blocks = kernel[..., : kernel.shape[-1] // TILE_INPUTS * TILE_INPUTS].reshape(*kernel.shape[:3], -1, TILE_INPUTS)
     zero = (blocks[:TILE_OUTPUTS] == 0).all(axis=(0, 4))
     assert zero.any() and not zero.all()
-    assert (here / "kept.keras").is_file()
     assert built.accuracy is not None and built.accuracy.value > 0.5  # of four classes
-
-
-def macs_of(source: str) -> int:
-    return model_file.cost(model_file.layers(made("float32", source, data=None).bundle.model, "net")).macs
-
-
-def test_without_training_the_smallest_weights_go_and_stay_gone() -> None:
-    kernel = kernels(made("int8+magnitude:0.75").bundle.model)["middle"]
-
-    assert 0.75 == pytest.approx((kernel == 0).mean(), abs=0.02)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
@@ -222,10 +221,8 @@ def test_int8_of_a_model_whose_layers_cannot_be_read_is_tensorflows_and_says_so(
 # What is said about it
 
 
-def test_the_report_tells_of_each_layer_what_the_file_holds(here: Path) -> None:
-    built = made("w4a8+samples:32")
-
-    report = built.report
+def test_the_report_tells_of_each_layer_what_the_file_holds(quantized: Built, here: Path) -> None:
+    built, report = quantized, quantized.report
     assert report is not None
     first, middle = (next(layer for layer in report.layers if layer.name == name) for name in ("first", "middle"))
     assert ("w8", "int8", 72 + 8, 8 * 8 * 8 * 9) == (first.weights, first.stored, first.parameters, first.macs)
@@ -257,10 +254,12 @@ def test_the_command_line_puts_terms_together_and_shows_what_became_of_each_laye
     assert "fed      x * 1 + 0\n" in out
     (middle,) = (line.split() for line in out.splitlines() if line.strip().startswith("middle"))
     assert ["middle", "CONV_2D", "w4", "36,864", "1,280"] == middle[:5]
+    # Without training the smallest weights go, and rounding does not bring them back.
+    assert 50 <= int(middle[5].rstrip("%")) <= 70
     assert middle[-1] == "dB"
     assert "w4a8+magnitude:0.5" == json.loads((here / "r.json").read_text())["recipe"]
     assert 0 == deploy(["inspect", "--layers", "--data", "shapes.npz", "net.bundle"])
-    assert "MACs     41,664 an invocation\n" in capfd.readouterr().out
+    assert f"MACs     {MACS:,} an invocation\n" in capfd.readouterr().out
     assert 1 == deploy(["build", "our_models:shapes", "--prune", "tyle:0.5"])
     assert (
         "error: no recipe 'tyle:0.5'; did you mean 'tile'?\nhint:  `deploy build --help` lists them\n"
@@ -271,11 +270,9 @@ def test_the_command_line_puts_terms_together_and_shows_what_became_of_each_laye
 # Preprocessing
 
 
-def test_pixels_that_were_fed_as_they_are_are_fed_so_everywhere(session: Session) -> None:
+def test_pixels_that_were_fed_as_they_are_are_fed_so_everywhere(quantized: Built, session: Session) -> None:
     """The manifest says it; without it, nobody may evaluate."""
-    built = made("int8")
-
-    manifest = built.bundle.manifest
+    built, manifest = quantized, quantized.bundle.manifest
     assert PREPROCESS["raw"] == manifest.preprocess
     session.upload(digest(built.bundle.model), built.bundle.model)
     loaded = load_model(session, sha256=digest(built.bundle.model))

@@ -65,18 +65,35 @@ def graph(data: tuple[Dataset, Dataset]) -> Graph:
     return train(from_keras(model), parse("float32+epochs:8+rate:0.004" + OPTIONS), data[0]).graph
 
 
-@pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
-    """Gets every network that is exported."""
+Exported = tuple[Trained, Network]
+
+
+def export(graph: Graph, recipe: str, data: Dataset, **options: Any) -> Exported:
+    """Train, and keep the network whose export it is."""
     seen: list[Network] = []
-    export = Network.export
+    make = Network.export
 
     def watched(network: Network) -> Quantized:
         seen.append(network)
-        return export(network)
+        return make(network)
 
-    monkeypatch.setattr(Network, "export", watched)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "export", watched)
+        return train(graph, parse(recipe + OPTIONS), data, **options), seen[0]
+
+
+TILED = "w2a8+tile:0.5+epochs:2"
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[Progress]:
+    """What training by `TILED` reported."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def tiled(graph: Graph, data: tuple[Dataset, Dataset], steps: list[Progress]) -> Exported:
+    return export(graph, TILED, data[0], report=steps.append)
 
 
 def differing(network: Network, quantized: Quantized, x: np.ndarray[Any, Any]) -> dict[str, tuple[float, int]]:
@@ -104,22 +121,22 @@ def differing(network: Network, quantized: Quantized, x: np.ndarray[Any, Any]) -
     return {name: (int(off) / int(size), int(most)) for name, (size, off, most) in counts.items()}
 
 
-@pytest.mark.parametrize("recipe", ["w4a8+epochs:1", "w2a8+tile:0.5+epochs:2", "binary+epochs:2+rate:0.01"])
+@pytest.mark.parametrize("recipe", [TILED, "w4a8+epochs:1", "binary+epochs:2+rate:0.01"])
 def test_the_file_answers_what_the_training_graph_does(
-    recipe: str, graph: Graph, data: tuple[Dataset, Dataset], networks: list[Network]
+    recipe: str, graph: Graph, data: tuple[Dataset, Dataset], tiled: Exported
 ) -> None:
     """
     Every tensor inside is compared.  One value in 200 may differ, by two steps: where float32 and fixed-point
     multipliers fall to two sides of a tie, and where what follows carries that on.
     """
-    made = train(graph, parse(recipe + OPTIONS), data[0])
+    made, network = tiled if recipe == TILED else export(graph, recipe, data[0])
 
     assert made.quantized is not None
-    found = differing(networks[0], made.quantized, data[1].x[:60].astype(np.float32))
+    found = differing(network, made.quantized, data[1].x[:60].astype(np.float32))
 
     assert {} == {name: off for name, off in found.items() if off[0] > 0.005 or off[1] > 2}
     for name, weights in made.quantized.weights.items():  # the fake grid is the integer grid
-        layer = networks[0].weighted[name]
+        layer = network.weighted[name]
         folded = np.asarray(layer.quantized()).reshape(-1, weights.bias.size) * np.asarray(layer.factor())
         np.testing.assert_allclose(folded, weights.real().reshape(folded.shape), rtol=1e-5, atol=1e-7)
         assert layer.kind == "binary" or KINDS[layer.kind] in ("8", "4", "2", "ternary")
@@ -193,12 +210,10 @@ def stop_in_epoch(epoch: int) -> Callable[[Progress], None]:
 
 
 def test_interrupted_training_goes_on_to_the_same_bytes(
-    graph: Graph, data: tuple[Dataset, Dataset], tmp_path: Path
+    graph: Graph, data: tuple[Dataset, Dataset], tiled: Exported, steps: list[Progress], tmp_path: Path
 ) -> None:
     """With pruning, learned steps and norms, whose state all has to come back; and the same bytes without a break."""
-    recipe = parse("w4a8+tile:0.5+epochs:2" + OPTIONS)
-    seen: list[Progress] = []
-    whole = train(graph, recipe, data[0], report=seen.append)
+    whole, recipe = tiled[0], parse(TILED + OPTIONS)
 
     with pytest.raises(KeyboardInterrupt):
         train(graph, recipe, data[0], folder=tmp_path, report=stop_in_epoch(2))
@@ -207,7 +222,7 @@ def test_interrupted_training_goes_on_to_the_same_bytes(
 
     assert content(whole) == content(resumed)
     assert whole.history == resumed.history
-    assert [(e, s) for e in (1, 2) for s in range(1, 22)] == [(at.epoch, at.step) for at in seen]
+    assert [(e, s) for e in (1, 2) for s in range(1, 22)] == [(at.epoch, at.step) for at in steps]
     with pytest.raises(BuildError, match="the checkpoint is of another recipe, model or data set"):
         train(graph, replace(recipe, seed=1), data[0], folder=tmp_path, resume=True)
 

@@ -1,0 +1,90 @@
+"""How weights and tables are packed for the array, and when and where they come onto the chip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.fpga import isa
+from deploy.fpga.network import Layer
+
+AHEAD = 3  # layers whose weights may be on their way before they are needed
+
+
+def pack_weights(layer: Layer) -> NDArray[np.uint8]:
+    """uint8 [channel tiles, words, 32]: the words of parameters, then one for each step, in the order of the array."""
+    channels, taps, depth = layer.weights.shape
+    tiles = -(-channels // isa.CHANNELS)
+    full = np.zeros((tiles * isa.CHANNELS, taps, -(-depth // isa.DEPTH) * isa.DEPTH), np.int8)
+    full[:channels, :, :depth] = layer.weights
+    if layer.diagonal:
+        lanes = np.zeros((tiles, taps, isa.CHANNELS, isa.DEPTH), np.int8)
+        by_tile = full[:, :, 0].reshape(tiles, isa.CHANNELS, taps)
+        for lane in range(isa.CHANNELS):
+            lanes[:, :, lane, lane % isa.DEPTH] = by_tile[:, lane]
+        steps = lanes.reshape(tiles, taps, 32)
+    else:
+        groups = full.reshape(tiles, isa.CHANNELS, taps, -1, isa.DEPTH)
+        steps = groups.transpose(0, 2, 3, 1, 4).reshape(tiles, -1, 32)
+    head = np.zeros((tiles, isa.PARAMETER_WORDS, 32), np.uint8)
+    padding = np.zeros(tiles * isa.CHANNELS - channels, np.int64)
+    for word, (values, kind) in enumerate(((layer.multiplier, "<u4"), (layer.bias, "<i4"), (-layer.shift, "u1"))):
+        each = np.concatenate([values, padding]).astype(kind).reshape(tiles, isa.CHANNELS).view(np.uint8)
+        head[:, word, : each.shape[1]] = each
+    tail = np.zeros((tiles, 1 if layer.sum else 0, 32), np.uint8)  # the step that reads what is added
+    return np.concatenate([head, steps.view(np.uint8), tail], axis=1)
+
+
+def parts_of(packed: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.uint8]]]:
+    """Channel tiles that go together: half of the memory at most, so that the next ones may come meanwhile."""
+    most = max(1, isa.WEIGHT_WORDS // 2 // packed.shape[1])
+    if packed.shape[0] * packed.shape[1] <= isa.WEIGHT_WORDS // 2:
+        most = packed.shape[0]
+    return [(start, packed[start : start + most]) for start in range(0, len(packed), most)]
+
+
+def pack_tables(layer: Layer) -> bytes:
+    """Both tables of the addition that the layer ends in."""
+    assert layer.sum is not None
+    return layer.sum.tables.astype("<i8").tobytes()
+
+
+@dataclass(frozen=True)
+class Due:
+    """A load that belongs right before the layer number `before`, for the layer number `conv`."""
+
+    before: int
+    conv: int
+    load: isa.Load
+
+
+def last_of(owners: list[int], layer: int) -> int:
+    """The last instruction that is a part of `layer`."""
+    return max(i for i, owner in enumerate(owners) if owner == layer)
+
+
+def ring(sizes: list[int], offsets: list[int]) -> tuple[list[int], list[Due]]:
+    """
+    Places of the weights, and before which layer each is loaded.
+
+    A layer's weights may come as soon as the layers have ended whose words they overwrite.
+    """
+    places: list[int] = []
+    due: list[Due] = []
+    at = 0
+    for i, size in enumerate(sizes):
+        if at + size > isa.WEIGHT_WORDS:
+            at = 0
+        before = max(0, i - AHEAD, due[-1].before if due else 0)
+        for j in range(i - 1, before - 1, -1):
+            if places[j] < at + size and at < places[j] + sizes[j]:
+                before = j + 1
+                break
+        slices = 32 // isa.BEAT
+        load = isa.Load(memory=isa.Memory.WEIGHTS, beats=size * slices, offset=offsets[i], to=at * slices)
+        places.append(at)
+        due.append(Due(before, i, load))
+        at += size
+    return places, due
