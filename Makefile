@@ -2,11 +2,12 @@
 READY := .venv/.ready
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-hil check format bench bench-build fuzz lock clean
+.PHONY: help setup demo test test-long test-hil check format bench bench-build fuzz lock clean
 help:
 	@echo "make demo    train, build, push, verify, measure and report on the board 'local' (BOARD=NAME for another)"
 	@echo "             (BOARD=pi4 brings a virtual Raspberry Pi 4 up for it, where QEMU is)"
-	@echo "make test    format, lint, types and all tests"
+	@echo "make test    format, lint, types and all tests but the long ones"
+	@echo "make test-long  what takes minutes: hundreds of rounds of chaos, gate-level netlists"
 	@echo "make test-hil  the whole story on virtual boards of every kind, under QEMU"
 	@echo "make check   format, lint and types alone"
 	@echo "make bench   the figures that README.md states, measured here (ROWS='serial push' for some)"
@@ -28,7 +29,10 @@ check: $(READY)
 
 test: check
 	@# Many tests wait for a line or a timer rather than compute.
-	@$(PY) -m pytest -n 3
+	@$(PY) -m pytest -n 3 -m "not long"
+
+test-long: $(READY)
+	@$(PY) -m pytest -n 2 -m "long and not qemu"
 
 HIL ?= qemu
 test-hil: $(READY)
