@@ -61,6 +61,8 @@ lock:
 	    --no-emit-index-url --no-header --quiet -o .ci/lock.txt
 	@$(PY) -m uv pip compile .ci/bench.in --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet -o .ci/bench.txt
+	@$(PY) -m uv pip compile .ci/pynq.in --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet -o .ci/pynq.txt
 	@$(PY) -m uv pip compile deploy/runtime.in --no-deps --universal --python-version 3.9 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet -o deploy/runtime.lock
 

@@ -23,8 +23,10 @@ from tests.rtl.graphs import Graph
 from tests.rtl.machines import corpus_model, reference
 
 Load = Callable[..., pynq.Model]
-# pynq says on x86-64 that it knows no such board.
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::UserWarning")]
+# pynq says on x86-64 that it knows no such board, and asks setuptools for what that will not have for ever.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("ResourceWarning", "UserWarning", "DeprecationWarning")
+]
 
 
 @pytest.fixture
