@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Collection, Coroutine, Mapping
@@ -25,7 +24,7 @@ from deploy.boards import Board
 from deploy.bundle import Bundle
 from deploy.errors import FarmError, StoreError
 from deploy.farm import cells, gateway, keys
-from deploy.farm.runner import Ended
+from deploy.farm.runner import Ended, Endings
 from deploy.farm.seen import Seen
 from deploy.farm.serve import check_versions, configure
 from deploy.farm.station import Outcome, Turn
@@ -58,7 +57,7 @@ class Cluster:
         self._where = where
         self._folder = folder
         self._store = store
-        self._ended: queue.SimpleQueue[Ended | BaseException] = queue.SimpleQueue()
+        self._ended = Endings()
         self._workers: dict[str, dict[str, Any]] = {}  # address -> what the scheduler knows of it
         self._homes: dict[str, str] = {}  # board -> address
         self._boards: dict[str, Board] = {}
@@ -97,13 +96,7 @@ class Cluster:
         self._loop.call_soon_threadsafe(self._start, turn, packed)
 
     def next(self, timeout_s: float) -> Ended | None:
-        try:
-            ended = self._ended.get(timeout=timeout_s) if timeout_s else self._ended.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(ended, BaseException):
-            raise ended
-        return ended
+        return self._ended.next(timeout_s)
 
     def pulses(self) -> Mapping[str, Mapping[str, Any]]:
         found: dict[str, Mapping[str, Any]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -12,7 +11,7 @@ from deploy.boards import Board, Registry
 from deploy.bundle import Bundle
 from deploy.farm.hold import hold
 from deploy.farm.leases import Leases
-from deploy.farm.runner import Ended
+from deploy.farm.runner import Ended, Endings
 from deploy.farm.seen import Seen, Sightings
 from deploy.farm.station import LEAVE_S, Hold, Station, Turn
 from deploy.paths import farm_file
@@ -31,7 +30,7 @@ class Here:
     ) -> None:
         self._boards = {board.name: board for board in registry}
         self._bundles: dict[str, Bundle] = {}
-        self._ended: queue.SimpleQueue[Ended | BaseException] = queue.SimpleQueue()
+        self._ended = Endings()
         self._threads: list[threading.Thread] = []
         self._leases = Leases(farm_file(registry.state_dir))
         self._station = Station(registry, store, self._leases, self._bundles.__getitem__, strict, hold, care)
@@ -63,13 +62,7 @@ class Here:
             self._ended.put(error)
 
     def next(self, timeout_s: float) -> Ended | None:
-        try:
-            ended = self._ended.get(timeout=timeout_s) if timeout_s else self._ended.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(ended, BaseException):
-            raise ended
-        return ended
+        return self._ended.next(timeout_s)
 
     def pulses(self) -> Mapping[str, Mapping[str, Any]]:
         return self._station.pulses()

@@ -8,6 +8,7 @@ resumed by running it again.
 from __future__ import annotations
 
 import datetime
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,6 +49,26 @@ class Ended:
     turn: Turn
     outcomes: tuple[Outcome, ...] = ()
     lost: bool = False
+
+
+class Endings:
+    """What an engine's threads hand to the plan's: turns that ended, and errors that end the plan."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Ended | BaseException] = queue.SimpleQueue()
+
+    def put(self, ended: Ended | BaseException) -> None:
+        self._queue.put(ended)
+
+    def next(self, timeout_s: float) -> Ended | None:
+        """The next one, waited for so long; an error is raised."""
+        try:
+            ended = self._queue.get(timeout=timeout_s) if timeout_s else self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(ended, BaseException):
+            raise ended
+        return ended
 
 
 class Engine(Protocol):
