@@ -42,7 +42,9 @@ def identity(root: Path = _ROOT) -> dict[str, Any]:
         "emulator": sysfs.text(root / "proc/device-tree/deploy,emulator"),
         **_cpu(root),
     }
-    found["serial"] = found["serial"] or sysfs.text(root / "proc/device-tree/serial-number")
+    # 32-bit Arm repeats the device tree's in cpuinfo, or zeros where there is none.
+    listed = found["serial"] if (found["serial"] or "").strip("0") else None
+    found["serial"] = sysfs.text(root / "proc/device-tree/serial-number") or listed
     # Arm keeps implementer 0 for software; QEMU's own models say what they are.  A model of a real CPU hides it, so a
     # virtual board says it in its device tree.
     qemu = re.search(r"QEMU (TCG|Virtual)", found["cpu"] or "")

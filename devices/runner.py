@@ -382,7 +382,7 @@ class _Median:
         import numpy as np
 
         bins = np.log(np.maximum(np.frombuffer(chunk, np.int64), 1)) / self.STEP
-        self._counts += np.bincount(np.minimum(bins.astype(np.int64), self.BINS - 1), minlength=self.BINS)
+        self._counts += np.bincount(np.minimum(bins.astype(np.intp), self.BINS - 1), minlength=self.BINS)
 
     def value(self) -> float:
         """In ns; 0 for nothing."""
