@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from deploy.errors import ConfigError, UnknownBoard, nearest
 from deploy.paths import boards_file as find_file
 from deploy.paths import state_dir
-from deploy.yaml_file import Strict, key_line, problem, read
+from deploy.yaml_file import Strict, key_line, read, text_of, validated
 from devices.protocol.signature import SignatureError, decode_key
 
 SCHEMA = 1
@@ -325,13 +325,7 @@ def parse(text: str, path: Path) -> Registry:
         ConfigError: as `load`.
     """
     raw = read(text, path)
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}:1: expected `schema: {SCHEMA}` and `boards:`", path=str(path), line=1)
-    try:
-        parsed = _File.model_validate(raw)
-    except ValidationError as error:
-        problems = [problem(raw, dict(entry), path, _KINDS) for entry in error.errors()]
-        raise ConfigError("\n".join(problems), path=str(path)) from None
+    parsed = validated(raw, _File, path, f"`schema: {SCHEMA}` and `boards:`", _KINDS)
     boards = {}
     for name, board in parsed.boards.items():
         key = board.public_key and _key(board.public_key, path, key_line(raw["boards"][name], "public_key", 1), name)
@@ -359,13 +353,7 @@ def _key(value: str, path: Path, line: int, name: str) -> str:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(
-            f"{path}: {reason}", "`deploy --boards FILE ...` or $DEPLOY_BOARDS name the board file", path=str(path)
-        ) from None
+    return text_of(path, "`deploy --boards FILE ...` or $DEPLOY_BOARDS name the board file")
 
 
 def add(path: Path, name: str, entry: dict[str, Any]) -> Board:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from deploy.errors import ConfigError, nearest
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -31,6 +33,42 @@ class Strict(BaseModel):
                         {"key": str(key), "suggestion": nearest(str(key), cls.model_fields)},
                     )
         return data
+
+
+def text_of(path: Path, hint: str | None = None) -> str:
+    """
+    The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{path}: {reason}", hint, path=str(path)) from None
+
+
+def validated(
+    raw: Any, model: type[M], path: Path, expected: str, kinds: Mapping[str, tuple[str, ...]] | None = None
+) -> M:
+    """
+    What `read` gave, as the model that describes the file.
+
+    Args:
+        expected: the keys that a file must have, for one that is no mapping at all.
+        kinds: see `problem`.
+
+    Raises:
+        ConfigError: a value does not fit; every problem with its line.
+    """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{path}:1: expected {expected}", path=str(path), line=1)
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = [problem(raw, dict(entry), path, kinds or {}) for entry in error.errors()]
+        raise ConfigError("\n".join(problems), path=str(path)) from None
 
 
 def read(text: str, path: Path) -> Any:

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from deploy import measure
 from deploy.errors import BuildError, ConfigError, nearest
-from deploy.yaml_file import Strict, key_line, problem, read
+from deploy.yaml_file import Strict, key_line, read, text_of, validated
 
 SCHEMA = 1
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
@@ -168,12 +168,7 @@ def load(path: Path) -> Plan:
     Raises:
         ConfigError: it cannot be read, or does not make sense; every problem with its line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{path}: {reason}", path=str(path)) from None
-    return parse(text, path)
+    return parse(text_of(path), path)
 
 
 def parse(text: str, path: Path) -> Plan:
@@ -184,16 +179,11 @@ def parse(text: str, path: Path) -> Plan:
         ConfigError: as `load`.
     """
     raw = read(text, path)
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}:1: expected `schema: {SCHEMA}`, `bundles:` and `boards:`", path=str(path), line=1)
     try:
-        file = _File.model_validate(raw)
-    except ValidationError as error:
-        problems = [problem(raw, dict(entry), path, {}) for entry in error.errors()]
-        raise ConfigError("\n".join(problems), path=str(path)) from None
+        file = validated(raw, _File, path, f"`schema: {SCHEMA}`, `bundles:` and `boards:`")
     except RecursionError:
         raise ConfigError(f"{path}:1: an anchor holds itself", path=str(path)) from None
-    problems = []
+    problems: list[str] = []
     bundles = _resolved(raw, "bundles", file.bundles, path, problems)
     settings = _resolved(raw, "settings", file.settings, path, problems)
     for name, entry in bundles.items():
