@@ -20,6 +20,7 @@ from deploy.session import Session, connect
 from devices.protocol.framing import Kind
 from tests.devices.test_agent import FOREVER, MODEL, PAYLOAD, SHA256
 from tests.devices.test_facts import tree
+from tests.devices.test_guard import works
 from tests.devices.wire import Agent, fault, gone
 
 Open = Callable[..., Session]
@@ -35,15 +36,6 @@ def leases(tmp_path: Path) -> Iterator[Leases]:
 @pytest.fixture
 def registry(local: Board, tmp_path: Path) -> Registry:
     return Registry({"local": local}, None)
-
-
-def works(session: Session) -> bool:
-    """Something that needs the lease, and changes nothing."""
-    try:
-        session.request("meters.stop")
-    except StaleToken:
-        return False
-    return True
 
 
 # Two lease files

@@ -29,8 +29,6 @@ from tests.test_layers import HOME
 
 pytestmark = [pytest.mark.qemu, pytest.mark.long]
 
-# tflite-runtime 2.14 of 32-bit Arm is older than these.
-OLDER: dict[str, set[str]] = {"pynq-z2": set()}
 FORCED = "/home/{}/forced"
 SCRIPT = """printf '#!/bin/sh\\nKERNELS_FORCE=reference exec python3 "$@"\\n' > {0}; chmod 755 {0}"""
 
@@ -86,5 +84,5 @@ def test_every_real_model_that_the_runtime_accepts_answers_as_the_plain_kernels_
         models = [name for name, count in claimed.items() if count]
         print(f"\n{kind}: {len(fast)} models, {sum(claimed.values())} nodes of {len(models)} by our kernels")
         print("".join(f"  refused: {name}: {why}\n" for name, why in refused.items()), end="")
-    assert OLDER.get(kind, set()) == set(refused)
+    assert set() == set(refused)
     assert any(claimed.values())
