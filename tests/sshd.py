@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from deploy.ports import free_port
 from tests.conftest import need_tool
 
 
@@ -28,7 +29,7 @@ class Sshd:
         self.home = folder / "board-home"
         self.home.mkdir(parents=True)
         self.user = getpass.getuser()
-        self.port = _free_port()
+        self.port = free_port()
         self._bin = folder / "bin"
         self._bin.mkdir()
         if python:
@@ -108,12 +109,6 @@ class Sshd:
 
 def keygen(path: Path, kind: str = "ed25519") -> None:
     subprocess.run([need_tool("ssh-keygen", "openssh-client"), "-q", "-t", kind, "-N", "", "-f", str(path)], check=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -257,4 +257,6 @@ def _reason(error: Exception) -> str:
         return _reason(next(iter(error.errors.values())))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, EOFError):  # paramiko's says nothing
+        return "the connection was closed"
     return str(error) or type(error).__name__

@@ -22,6 +22,7 @@ from typing import Any
 
 from deploy import boards
 from deploy.errors import ConfigError, UnknownBoard, UsageError, VirtualError, nearest
+from deploy.ports import free_port
 from deploy.virtual import image as images
 from deploy.virtual import machine, warm
 from deploy.virtual.extras import Extras, collect
@@ -354,13 +355,6 @@ def _remove(place: Place) -> None:
     import shutil
 
     shutil.rmtree(place.folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    """One of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # Boards that are up

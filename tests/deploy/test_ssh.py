@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,6 +226,23 @@ def test_a_board_that_is_off_is_said_to_be_out_of_reach(sshd: Sshd, board: Board
 
     where = f"ssh {sshd.user}@127.0.0.1:{sshd.port}"
     assert f"board 'pi' cannot be reached ({where}): Connection refused" == str(caught.value)
+
+
+def test_a_server_that_hangs_up_is_not_shown_as_an_error_of_the_library(
+    sshd: Sshd, board: Board, known_hosts: Path
+) -> None:
+    """As sshd does when too many are logging in, or a forwarded port whose far end is not there."""
+    sshd.stop()
+    with socket.create_server(("127.0.0.1", sshd.port)) as listener:
+        hangs_up = threading.Thread(target=lambda: listener.accept()[0].close())
+        hangs_up.start()
+        with pytest.raises(BoardUnreachable) as caught:
+            connect(board, known_hosts)
+        hangs_up.join()
+
+    where = f"ssh {sshd.user}@127.0.0.1:{sshd.port}"
+    reasons = ("the connection was closed", "Connection reset by peer", "Error reading SSH protocol banner")
+    assert str(caught.value) in [f"board 'pi' cannot be reached ({where}): {reason}" for reason in reasons]
 
 
 def test_a_board_without_python3_says_so(tmp_path: Path, private_home: Path, board: Board, known_hosts: Path) -> None:

@@ -18,6 +18,7 @@ from deploy.farm.cells import matrix
 from deploy.farm.cluster import Cluster
 from deploy.farm.plan import parse
 from deploy.farm.runner import Runner
+from deploy.ports import free_port
 from deploy.results.store import Store
 from tests.farm.reach import Boards, boards_yaml
 
@@ -35,7 +36,7 @@ class Farm:
         self.gateways = gateways
         self.versions = versions or {}
         self.store = Store(folder / "results")
-        self.where = f"tls://127.0.0.1:{_free_port()}"
+        self.where = f"tls://127.0.0.1:{free_port()}"
         self.keys = folder / "keys"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         keys.make(self.keys, days=1)
@@ -117,12 +118,6 @@ class Farm:
             process.wait()
         for boards in self.boards:
             boards.__exit__()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def settings_of(count: int, seconds: Callable[[int], float]) -> str:

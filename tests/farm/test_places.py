@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.server
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -25,6 +24,7 @@ from deploy.errors import ConfigError, PlaceError, PowerError
 from deploy.farm.leases import Leases
 from deploy.farm.places import acquired
 from deploy.farm.seen import Sightings
+from deploy.ports import free_port
 from tests.farm import labgrid
 
 PI = LOCAL.model_copy(update={"name": "pi", "place": "pi"})
@@ -60,19 +60,13 @@ def relays() -> Iterator[Relays]:
     made.server.server_close()
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def real_labgrid(folder: Path, relays: Relays, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator and an exporter of labgrid's own, with the place `pi` and the switch."""
     client = shutil.which("labgrid-client")
     if client is None:
         pytest.skip("needs labgrid: `pip install labgrid`, anywhere on $PATH")
     bin_ = Path(client).parent
-    address = f"127.0.0.1:{port()}"
+    address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("LG_COORDINATOR", address)
     (folder / "exporter.yaml").write_text(
         f"switch:\n  NetworkPowerPort: {{model: rest, host: '{relays.url}', index: '3'}}\n"
