@@ -83,6 +83,8 @@ class Sshd:
             self._process.terminate()
             self._process.wait()
             self._process = None
+            while _listens(self.port):  # a child just forked holds the listener until it has closed it
+                time.sleep(0.02)
 
     def new_host_key(self) -> None:
         """As after the board was set up anew; call between stop and start."""

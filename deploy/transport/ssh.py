@@ -259,4 +259,6 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, EOFError):  # paramiko's says nothing
         return "the connection was closed"
+    if str(error).startswith("Error reading SSH protocol banner"):  # no greeting, or a reset instead of one
+        return "no SSH server answers there"
     return str(error) or type(error).__name__
