@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from deploy.errors import ConfigError, UnknownBoard, nearest
 from deploy.paths import boards_file as find_file
 from deploy.paths import state_dir
-from deploy.yaml_file import Strict, key_line, read, text_of, validated
+from deploy.yaml_file import Strict, key_line, read, text_of, unknown_key, validated
 from devices.protocol.signature import SignatureError, decode_key
 
 SCHEMA = 1
@@ -182,21 +182,15 @@ class Board(Strict):
     virtual: str | None = Field(None, description="what emulates it (qemu 7.2 cortex-a72): its times mean nothing")
 
 
+def _named_by_its_key(entry: Any) -> Any:
+    if isinstance(entry, Mapping) and "name" in entry:
+        raise unknown_key("name", [])
+    return entry
+
+
 class _File(Strict):
     schema_: Literal[1] = Field(alias="schema")
-    boards: dict[Annotated[str, Field(pattern=NAME)], Board]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:  # the alias is what a file may say
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in ("schema", "boards"):
-                    suggestion = nearest(str(key), ("schema", "boards"))
-                    raise PydanticCustomError(
-                        "unknown_key", "has no key '{key}'{suggestion}", {"key": str(key), "suggestion": suggestion}
-                    )
-        return data
+    boards: dict[Annotated[str, Field(pattern=NAME)], Annotated[Board, BeforeValidator(_named_by_its_key)]]
 
 
 LOCAL = Board.model_validate(

@@ -4,7 +4,7 @@ YAML files that people write: unknown keys are refused with the nearest one, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,14 +25,17 @@ class Strict(BaseModel):
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
+            fields = {field.alias or name: field for name, field in cls.model_fields.items()}
             for key in data:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "has no key '{key}'{suggestion}",
-                        {"key": str(key), "suggestion": nearest(str(key), cls.model_fields)},
-                    )
+                if key not in fields:
+                    raise unknown_key(str(key), [name for name, field in fields.items() if not field.exclude])
         return data
+
+
+def unknown_key(key: str, known: Iterable[str]) -> PydanticCustomError:
+    """For a validator: the entry has no such key; the nearest one is named."""
+    context = {"key": key, "suggestion": nearest(key, known)}
+    return PydanticCustomError("unknown_key", "has no key '{key}'{suggestion}", context)
 
 
 def text_of(path: Path, hint: str | None = None) -> str:
@@ -66,6 +69,8 @@ def validated(
         raise ConfigError(f"{path}:1: expected {expected}", path=str(path), line=1)
     try:
         return model.model_validate(raw)
+    except RecursionError:
+        raise ConfigError(f"{path}:1: an anchor holds itself", path=str(path), line=1) from None
     except ValidationError as error:
         problems = [problem(raw, dict(entry), path, kinds or {}) for entry in error.errors()]
         raise ConfigError("\n".join(problems), path=str(path)) from None

@@ -119,19 +119,6 @@ class _File(Strict):
     retries: int = Field(2, ge=0, le=20, description="of a cell whose board failed, each on another board")
     priority: int = Field(0, ge=-100, le=100, description="in the queues of the boards")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:  # the alias is what a file may say
-        fields = {"schema", *cls.model_fields} - {"schema_"}
-        for key in data if isinstance(data, Mapping) else ():
-            if key not in fields:
-                from pydantic_core import PydanticCustomError
-
-                suggestion = nearest(str(key), sorted(fields))
-                facts = {"key": str(key), "suggestion": suggestion}
-                raise PydanticCustomError("unknown_key", "has no key '{key}'{suggestion}", facts)
-        return data
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -179,10 +166,7 @@ def parse(text: str, path: Path) -> Plan:
         ConfigError: as `load`.
     """
     raw = read(text, path)
-    try:
-        file = validated(raw, _File, path, f"`schema: {SCHEMA}`, `bundles:` and `boards:`")
-    except RecursionError:
-        raise ConfigError(f"{path}:1: an anchor holds itself", path=str(path)) from None
+    file = validated(raw, _File, path, f"`schema: {SCHEMA}`, `bundles:` and `boards:`")
     problems: list[str] = []
     bundles = _resolved(raw, "bundles", file.bundles, path, problems)
     settings = _resolved(raw, "settings", file.settings, path, problems)

@@ -65,6 +65,8 @@ def test_the_boards_that_the_shipped_file_shows_in_comments_are_valid() -> None:
          "boards.yaml:9: boards.pi.rails[1] has no key 'metr'; did you mean 'meter'?"),
         ("kind: jetson\ntransport: {kind: local}\ncpu:\n  arch: aarch64\n  core: 4",
          "boards.yaml:8: boards.pi.cpu has no key 'core'; did you mean 'cores'?"),
+        # a board is called as its key says
+        ("kind: jetson\ntransport: {kind: local}\nname: nano", "boards.yaml:6: boards.pi has no key 'name'"),
         # missing keys: the line is that of what lacks them
         ("transport: {kind: local}", "boards.yaml:3: boards.pi needs the key 'kind'"),
         ("kind: jetson", "boards.yaml:3: boards.pi needs the key 'transport'"),
