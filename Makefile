@@ -2,6 +2,9 @@
 READY := .venv/.ready
 PY := .venv/bin/python
 
+# Hundreds of interpreters start here: what one has compiled serves the next.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-long test-hil check format bench bench-build fuzz lock clean
 help:
 	@echo "make demo    train, build, push, verify, measure and report on the board 'local' (BOARD=NAME for another)"
