@@ -290,10 +290,14 @@ def test_a_board_without_a_meter_is_measured_by_one_on_this_machine(
     store = Store(tmp_path / "results")
     plan = Plan(duration_s=0.1, restarts=1, warmup_max_s=0.1, idle_s=0.8, windows=1, window_s=1.0)
 
-    with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
-        measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum")
+    for _ in range(4):
+        with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
+            measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum")
+        (found,) = measured.energy
+        if isinstance(found, EnergyReading):
+            break
+        assert ((1, ("window-gap",)),) == found.rejected  # rightly so, where a busy machine starved the reader
 
-    (found,) = measured.energy
     stored = store.get(writer.id)
     assert isinstance(found, EnergyReading)
     assert ("measured:keysight-e36312a@supply", "board-dc", True) == (found.source, found.scope, found.primary)
