@@ -163,7 +163,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterato
     folder = tmp_path_factory.mktemp("metered")
     (folder / "sysroot").mkdir()
     supply = Supply(folder / "sysroot", 4000)
-    plan = Plan(duration_s=0.05, restarts=1, warmup_max_s=0.1, idle_s=0.4, windows=1, window_s=0.8)
+    plan = Plan(duration_s=0.05, restarts=1, warmup_max_s=0.1, idle_s=0.4, windows=1, window_s=1.5)
     try:
         yield done(folder, bundle, plan, (Rail(name="package-0", scope="board-dc"),)), supply
     finally:
@@ -335,7 +335,7 @@ def test_a_window_in_which_the_board_throttled_does_not_count(run: Runs, supply:
         if what == "window 2":
             put(sysroot, THROTTLED, "20002\n")
 
-    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=2, window_s=0.4)
+    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=2, window_s=1.2)
     _, stored = run(plan, heat)
 
     (entry,) = stored.record["energy"]
@@ -348,7 +348,7 @@ def test_bundles_that_take_turns_have_one_window_in_each_turn(
 ) -> None:
     session = open_session(local, "--sysroot", str(sysroot))
     push(session, bundle)
-    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=5, window_s=0.4)
+    plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=5, window_s=1.2)
     known = {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}
 
     with store.writer("measure", known) as first, store.writer("measure", known) as second:

@@ -193,7 +193,7 @@ def test_a_line_that_closes_ends_the_agent_and_its_runner(tmp_path):
 
 def test_a_host_that_says_nothing_ends_the_agent(tmp_path):
     """A board must not keep running a model for a host that lost power.  The runner ends too."""
-    with Agent(tmp_path, "--silence-s", "1") as agent:
+    with Agent(tmp_path, "--silence-s", "4") as agent:  # a model is loaded by then
         agent.put(MODEL, SHA256)
         measuring(agent)
         runner = agent.runner()
@@ -204,9 +204,9 @@ def test_a_host_that_says_nothing_ends_the_agent(tmp_path):
 
 
 def test_any_frame_of_the_host_counts_as_a_sign_of_life(tmp_path):
-    with Agent(tmp_path, "--silence-s", "0.6") as agent:
-        for _ in range(4):
-            time.sleep(0.2)
+    with Agent(tmp_path, "--silence-s", "2") as agent:
+        for _ in range(5):
+            time.sleep(0.5)
             agent.send(Kind.HEARTBEAT, {})
 
         assert alive(agent)
