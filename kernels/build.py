@@ -112,7 +112,7 @@ def build(
     if program:
         # The objects ask nothing of a C library in which glibc and musl differ, and only musl comes as a static one.
         triple = TARGETS[target][1].split(".")[0].replace("gnu", "musl")
-        static = [sys.executable, "-m", "ziglang", "c++", "-target", triple, TARGETS[target][2], "-static"]
+        static = [*compiler[:4], "-target", triple, TARGETS[target][2], "-static", "-nostdlib++"]
         _run([*static, *flags, f"-I{HERE}", f"-I{HERE.parent}", str(program), *map(str, compiled), "-o", str(part)])
     else:
         _run([*compiler, *link, *map(str, compiled), "-o", str(part), "-lpthread"])

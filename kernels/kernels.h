@@ -24,6 +24,7 @@ typedef enum DeployFamily {
   DEPLOY_FAMILY_TILE8 = 4,   ///< int8, pruned in groups of 4 input channels shared by all outputs of a tile.
   DEPLOY_FAMILY_TILE4 = 5,   ///< the same pattern with 4-bit weights.
   DEPLOY_FAMILY_BLOCK8 = 6,  ///< int8, pruned in blocks of one output channel by 4 or 16 input channels.
+  DEPLOY_FAMILY_NM8 = 7,     ///< int8, pruned N:M: few of any 16 input channels, others for each output channel.
 } DeployFamily;
 
 /// A 2-D convolution over NHWC.  A fully-connected layer of [rows, k] is one with batch = rows and 1x1 everywhere.

@@ -313,43 +313,17 @@ struct Binary {
         bias[row] = less[row];
       }
     }
-    if (args.single_rounding) {
-      store_counts<kOnce>(counts, words + 4, factor, bias, args);
-    } else if (words[3] != 0) {
-      store_counts<kTwiceNarrowing>(counts, words + 4, factor, bias, args);
-    } else {
-      store_counts<kTwice>(counts, words + 4, factor, bias, args);
-    }
+    // bias - factor * counts; every row has its own bias, which holds what its padding takes away.
+    store_sums(words + 4, kNr, words[3] != 0, args, [&](size_t column) {
+      const int32x4x2_t factors = {{vld1q_s32(factor + column), vld1q_s32(factor + column + 4)}};
+      return [&, factors, column](size_t row, size_t i) {
+        const int32x4_t count = vreinterpretq_s32_u32(vld1q_u32(counts + row * kNr + column + 4 * i));
+        return vmlsq_s32(vld1q_s32(bias[row] + column + 4 * i), count, factors.val[i]);
+      };
+    });
   }
 
  private:
-  /// bias - factor * counts to int8; every row has its own bias, which holds what its padding takes away.
-  template <Rounding kRounding>
-  static void store_counts(const uint32_t* counts, const int32_t* header, const int32_t* factor,
-                           const int32_t* const* bias, const TileArgs& args) {
-    const int16x8_t zero_point = vdupq_n_s16(static_cast<int16_t>(args.output_zero_point));
-    const Clamp clamp(args);
-    const size_t rows = args.rows, cols = args.cols, stride = args.out_stride;  // the stores below might change args
-    int8_t* to = args.out;
-    for (size_t column = 0; column < cols; column += 8, to += 8) {
-      const int32_t* at = header + column;
-      const int32x4_t factors[2] = {vld1q_s32(factor + column), vld1q_s32(factor + column + 4)};
-      const int32x4_t multiplier[2] = {vld1q_s32(at + kNr), vld1q_s32(at + kNr + 4)};
-      const int32x4_t left[2] = {vld1q_s32(at + 2 * kNr), vld1q_s32(at + 2 * kNr + 4)};
-      const int32x4_t right[2] = {vld1q_s32(at + 3 * kNr), vld1q_s32(at + 3 * kNr + 4)};
-      store_column8(rows, cols - column, clamp, to, stride, [&](size_t row) {
-        int32x4_t value[2];
-#pragma GCC unroll 2
-        for (size_t i = 0; i < 2; ++i) {
-          const int32x4_t count = vreinterpretq_s32_u32(vld1q_u32(counts + row * kNr + column + 4 * i));
-          const int32x4_t sum = vmlsq_s32(vld1q_s32(bias[row] + column + 4 * i), count, factors[i]);
-          value[i] = scale<kRounding>(sum, multiplier[i], left[i], right[i]);
-        }
-        return vqaddq_s16(vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1])), zero_point);
-      });
-    }
-  }
-
   /// The taps of kRows rows, 16 bytes a step, steps kStepBytes apart; behind them zeros.
   template <size_t kRows>
   static void gather(const uint8_t* const* pixels, const int32_t* offsets, size_t segments, size_t bytes, size_t steps,

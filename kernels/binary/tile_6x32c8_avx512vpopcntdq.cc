@@ -53,13 +53,14 @@ void tile_rows(const TileArgs& args) {
   }
   if (args.padded) {
     for (int r = 0; r < Rows; ++r) {
-      int32_t* const sum = sums + r * 32;
+      if (!args.padded[r]) continue;
+      __m512i sum[2] = {_mm512_load_si512(sums + r * 32), _mm512_load_si512(sums + r * 32 + 16)};
       binary_corrections(p, 32, args.padded[r], [&](const int32_t* correction) {
-        for (int half = 0; half < 32; half += 16) {
-          _mm512_store_si512(sum + half, _mm512_sub_epi32(_mm512_load_si512(sum + half),
-                                                          _mm512_loadu_si512(correction + half)));
-        }
+        sum[0] = _mm512_sub_epi32(sum[0], _mm512_loadu_si512(correction));
+        sum[1] = _mm512_sub_epi32(sum[1], _mm512_loadu_si512(correction + 16));
       });
+      _mm512_store_si512(sums + r * 32, sum[0]);
+      _mm512_store_si512(sums + r * 32 + 16, sum[1]);
     }
   }
   if (args.single_rounding) {

@@ -7,10 +7,13 @@ namespace {
 
 constexpr size_t kImageBytes = 192 * 1024;  ///< A band's image stays in the L2 cache beside the panels.
 constexpr size_t kMaxRows = 64;             ///< The largest mr of a direct variant.
+constexpr size_t kBandsPerThread = 4, kTilesOfBand = 4;
 
 size_t align64(size_t n) { return (n + 63) & ~size_t{63}; }
 
 size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+size_t divide_up(size_t n, size_t by) { return (n + by - 1) / by; }
 
 /// Rows of the padded image below `rows` output rows.
 size_t image_rows(const DirectPlan& plan, size_t rows) {
@@ -37,8 +40,11 @@ size_t panels_per_group(const DirectPlan& plan) {
 
 Cut cut(const DirectPlan& plan, int32_t threads) {
   const size_t out_h = static_cast<size_t>(plan.shape.out_h), batch = static_cast<size_t>(plan.shape.batch);
-  const size_t wanted = (static_cast<size_t>(threads) + batch - 1) / batch;
-  size_t band = (out_h + wanted - 1) / wanted;
+  // More bands than threads, so that one which others keep waiting does not keep all waiting; but not of too few tiles.
+  const size_t wanted = divide_up(static_cast<size_t>(threads), batch);
+  const size_t tiles = divide_up(kTilesOfBand * plan.variant->mr, static_cast<size_t>(plan.shape.out_w));
+  const size_t even = divide_up(out_h, wanted), finer = divide_up(out_h, threads > 1 ? kBandsPerThread * wanted : 1);
+  size_t band = finer > tiles ? finer : min_size(even, tiles);
   while (band > 1 && image_bytes(plan, band) > kImageBytes) band = (band + 1) / 2;
   const size_t bands = (out_h + band - 1) / band;
   const size_t free_threads = static_cast<size_t>(threads) / (bands * batch);

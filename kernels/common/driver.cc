@@ -12,6 +12,7 @@
 #include "common/shape.h"
 #include "common/thread_pool.h"
 #include "common/variant.h"
+#include "common/winograd.h"
 #include "kernels.h"
 
 struct DeployConv {
@@ -111,12 +112,14 @@ struct Job {
 void run_unit(void* context, size_t unit) {
   Job* const job = static_cast<Job*>(context);
   const DirectPlan& plan = job->conv->plan;
-  uint8_t* const scratch = thread_scratch(direct_scratch_bytes(plan, job->threads));
+  const WinogradSteps* const winograd = plan.variant->winograd;
+  uint8_t* const scratch =
+      thread_scratch(winograd ? winograd_scratch_bytes(plan) : direct_scratch_bytes(plan, job->threads));
   if (!scratch) {
     __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  direct_run(plan, job->run, unit, job->threads, scratch);
+  (winograd ? winograd_run : direct_run)(plan, job->run, unit, job->threads, scratch);
 }
 
 }  // namespace
@@ -147,7 +150,7 @@ DeployConv* deploy_conv_create(DeployFamily family, const DeployConvShape* shape
     return nullptr;
   }
   const Variant* chosen = variant ? variant_named(variant)
-                                  : select_variant(family, is_single_row(*shape), shape->out_c / shape->groups, forced());
+                                  : select_variant(family, *shape, forced());
   if (!chosen || chosen->family != family) {
     say(error, error_bytes, variant ? "no variant of this family is called '%s'" : "no variant for this family%s",
         variant ? variant : "");
@@ -157,9 +160,10 @@ DeployConv* deploy_conv_create(DeployFamily family, const DeployConvShape* shape
     say(error, error_bytes, "this CPU (%s) cannot execute %s", cpu_isa_names(), chosen->name);
     return nullptr;
   }
-  reason = refusal(*chosen, *shape, weights, *requantization, binarization);
+  reason = chosen->winograd ? winograd_unfit(*shape) : nullptr;
+  if (!reason) reason = refusal(*chosen, *shape, weights, *requantization, binarization);
   if (reason && !variant) {
-    const Variant* const reference = select_variant(family, false, 1, "reference");
+    const Variant* const reference = reference_of(family);
     if (reference && !refusal(*reference, *shape, weights, *requantization, binarization)) {
       chosen = reference;
       reason = nullptr;
@@ -204,7 +208,8 @@ int32_t deploy_conv_run(DeployConv* conv, const int8_t* input, int8_t* output, i
   deploy::Job job = {conv, conv->run, threads, 0};
   job.run.input = input;
   job.run.output = output;
-  deploy::parallel_for(deploy::direct_units(conv->plan, threads), threads, deploy::run_unit, &job);
+  const auto units = conv->plan.variant->winograd ? deploy::winograd_units : deploy::direct_units;
+  deploy::parallel_for(units(conv->plan, threads), threads, deploy::run_unit, &job);
   return __atomic_load_n(&job.failed, __ATOMIC_RELAXED);
 }
 

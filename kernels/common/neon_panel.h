@@ -169,18 +169,6 @@ inline int32x4_t scale(int32x4_t acc, int32x4_t multiplier, int32x4_t left, int3
   return vrshlq_s32(vbslq_s32(divided, vqdmulhq_s32(shifted, multiplier), vqrdmulhq_s32(shifted, multiplier)), right);
 }
 
-/// Brings 8 columns of a row from int32 to int8, before the zero point.
-template <Rounding kRounding>
-inline int16x8_t scale8(const int32_t* acc, const int32x4_t (&bias)[2], const int32x4_t (&multiplier)[2],
-                        const int32x4_t (&left)[2], const int32x4_t (&right)[2]) {
-  int32x4_t value[2];
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    value[i] = scale<kRounding>(vaddq_s32(vld1q_s32(acc + 4 * i), bias[i]), multiplier[i], left[i], right[i]);
-  }
-  return vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1]));
-}
-
 /// What int8 values are clamped to.
 struct Clamp {
   int8x16_t min, max;
@@ -217,22 +205,23 @@ inline void store_column8(size_t rows, size_t width, const Clamp& clamp, int8_t*
   if (rows % 2 != 0) vst1_s8(to, clamp.narrow(value(rows - 1)));
 }
 
-template <Rounding kRounding>
-inline void store_rows_rounded(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr,
-                               const TileArgs& args) {
+template <Rounding kRounding, typename Columns>
+inline void store_sums_rounded(const int32_t* header, size_t nr, const TileArgs& args, const Columns& columns) {
   const int16x8_t zero_point = vdupq_n_s16(static_cast<int16_t>(args.output_zero_point));
   const Clamp clamp(args);
   const size_t rows = args.rows, cols = args.cols, stride = args.out_stride;  // the stores below might change args
   int8_t* to = args.out;
   for (size_t column = 0; column < cols; column += 8, to += 8) {
     const int32_t* at = header + column;
-    const int32x4_t bias[2] = {vld1q_s32(at), vld1q_s32(at + 4)};
     const int32x4_t multiplier[2] = {vld1q_s32(at + nr), vld1q_s32(at + nr + 4)};
     const int32x4_t left[2] = {vld1q_s32(at + 2 * nr), vld1q_s32(at + 2 * nr + 4)};
     const int32x4_t right[2] = {vld1q_s32(at + 3 * nr), vld1q_s32(at + 3 * nr + 4)};
-    const int32_t* const from = acc + column;
+    const auto sum = columns(column);
     store_column8(rows, cols - column, clamp, to, stride, [&](size_t row) {
-      return vqaddq_s16(scale8<kRounding>(from + row * acc_stride, bias, multiplier, left, right), zero_point);
+      int32x4_t value[2];
+#pragma GCC unroll 2
+      for (size_t i = 0; i < 2; ++i) value[i] = scale<kRounding>(sum(row, i), multiplier[i], left[i], right[i]);
+      return vqaddq_s16(vcombine_s16(vqmovn_s32(value[0]), vqmovn_s32(value[1])), zero_point);
     });
   }
 }
@@ -244,17 +233,28 @@ inline bool all_narrowing(const int32_t* header, size_t nr, size_t cols) {
   return all;
 }
 
-/// Brings rows x cols accumulators (rows acc_stride apart, a multiple of 8; bias not yet added) to int8 in args.out.
+/// Brings args.rows x args.cols sums to int8 in args.out.  `columns(column)`, for every eighth column, gives a function
+/// that gives a row's sums of columns column + 4 i to column + 4 i + 3 as int32x4_t: `sum(row, i)`.
 /// `narrowing` as all_narrowing() found it when the panel was packed.
+template <typename Columns>
+inline void store_sums(const int32_t* header, size_t nr, bool narrowing, const TileArgs& args, const Columns& columns) {
+  if (args.single_rounding) {
+    store_sums_rounded<kOnce>(header, nr, args, columns);
+  } else if (narrowing) {
+    store_sums_rounded<kTwiceNarrowing>(header, nr, args, columns);
+  } else {
+    store_sums_rounded<kTwice>(header, nr, args, columns);
+  }
+}
+
+/// The same for accumulators, rows acc_stride apart, a multiple of 8; the header's bias is not yet added.
 inline void store_rows(const int32_t* acc, size_t acc_stride, const int32_t* header, size_t nr, bool narrowing,
                        const TileArgs& args) {
-  if (args.single_rounding) {
-    store_rows_rounded<kOnce>(acc, acc_stride, header, nr, args);
-  } else if (narrowing) {
-    store_rows_rounded<kTwiceNarrowing>(acc, acc_stride, header, nr, args);
-  } else {
-    store_rows_rounded<kTwice>(acc, acc_stride, header, nr, args);
-  }
+  store_sums(header, nr, narrowing, args, [=](size_t column) {
+    const int32x4x2_t bias = {{vld1q_s32(header + column), vld1q_s32(header + column + 4)}};
+    const int32_t* const from = acc + column;
+    return [=](size_t row, size_t i) { return vaddq_s32(vld1q_s32(from + row * acc_stride + 4 * i), bias.val[i]); };
+  });
 }
 
 }  // namespace

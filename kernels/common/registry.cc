@@ -4,15 +4,18 @@
 #include <string.h>
 
 #include "common/cpu_features.h"
+#include "common/shape.h"
+#include "common/winograd.h"
 
 namespace deploy {
 
-extern const VariantTable w8_table, w4_table, w2_table, binary_table, tile8_table, tile4_table, block8_table;
+extern const VariantTable w8_table, w4_table, w2_table, binary_table, tile8_table, tile4_table, block8_table,
+    nm8_table;
 
 namespace {
 
 const VariantTable* const kTables[] = {&w8_table,    &w4_table,    &w2_table,    &binary_table,
-                                       &tile8_table, &tile4_table, &block8_table};
+                                       &tile8_table, &tile4_table, &block8_table, &nm8_table};
 
 /// "avx2" of "conv_w8_4x16c4_avx2".
 const char* isa_of_variant(const Variant& variant) {
@@ -52,27 +55,37 @@ const char* forced() {
   return force && *force ? force : nullptr;
 }
 
-const Variant* select_variant(DeployFamily family, bool single, int32_t out_c, const char* force) {
+const Variant* select_variant(DeployFamily family, const DeployConvShape& shape, const char* force) {
   const Variant* best = nullptr;
-  const Variant* reference = nullptr;
   uint64_t least = UINT64_MAX;
   for (size_t i = 0; i < variant_count(); ++i) {
     const Variant& variant = variant_at(i);
     if (variant.family != family || !variant_supported(variant)) continue;
-    reference = &variant;  // the last of its table
     if (force && !named_by(variant, force)) continue;
+    if (best && best->isa != variant.isa) break;  // those of a better instruction set come first
+    if (variant.winograd) {
+      if (winograd_unfit(shape)) continue;
+      if (winograd_pays(shape) || (force && strcmp(variant.name, force) == 0)) return &variant;
+      continue;
+    }
     // A variant for single rows may have mr = 1, and would take a layer of many rows one by one.
-    const bool made_for_it = single ? variant.gemv : variant.mr > 1;
-    const uint64_t columns = (static_cast<uint64_t>(out_c) + variant.nr - 1) / variant.nr * variant.nr;
+    const bool made_for_it = is_single_row(shape) ? variant.gemv : variant.mr > 1;
+    const uint64_t out_c = static_cast<uint64_t>(shape.out_c / shape.groups);
+    const uint64_t columns = (out_c + variant.nr - 1) / variant.nr * variant.nr;
     const uint64_t cost = columns + (made_for_it ? 0 : uint64_t{1} << 32);
-    if (strcmp(isa_of_variant(variant), "reference") == 0 && best) continue;
-    if (best && best->isa != variant.isa) continue;  // those of a better instruction set come first
     if (cost < least) {
       least = cost;
       best = &variant;
     }
   }
-  return best ? best : reference;
+  return best ? best : reference_of(family);
+}
+
+const Variant* reference_of(DeployFamily family) {
+  for (size_t i = variant_count(); i > 0; --i) {
+    if (variant_at(i - 1).family == family) return &variant_at(i - 1);  // the last of its table
+  }
+  return nullptr;
 }
 
 }  // namespace deploy

@@ -20,13 +20,16 @@ const Variant* variant_named(const char* name);
 /// What KERNELS_FORCE asks for: nothing, "reference", an instruction set ("avx2"), or a variant's name.
 const char* forced();
 
-/// The best variant of `family` here for a layer of `out_c` columns (of one group) and of a single row (`single`) or
-/// many; null where there is none.  Of those for the same instruction set it is the one whose tiles waste the fewest
-/// columns.
+/// The best variant of `family` here for a layer; null where there is none.  Of those for the same instruction set it is
+/// one made for a single row or for many, as the layer has; one that transforms where that pays; and else the one whose
+/// tiles waste the fewest columns.
 ///
 /// `force` is null, or a value of KERNELS_FORCE: of the variants that it names the best, and where it names none of this
 /// family, the reference.
-const Variant* select_variant(DeployFamily family, bool single, int32_t out_c, const char* force);
+const Variant* select_variant(DeployFamily family, const DeployConvShape& shape, const char* force);
+
+/// The family's plain reference, which fits every layer; null for what is no family.
+const Variant* reference_of(DeployFamily family);
 
 }  // namespace deploy
 #endif  // DEPLOY_KERNELS_COMMON_REGISTRY_H_

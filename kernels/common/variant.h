@@ -48,6 +48,8 @@ struct GroupWeights {
   int32_t low, high;          ///< Binary: the int8 inputs that bits 0 and 1 stand for.
 };
 
+struct WinogradSteps;
+
 /// A micro-kernel with its packing.  Every function is pure; a variant is a constant.
 ///
 /// Gathering the taps of each output pixel (im2col) would take longer than using them where few multiplications are
@@ -74,7 +76,8 @@ struct Variant {
   void (*pack)(const GroupWeights& group, size_t first, uint8_t* panel);
   /// Null when `pack` can represent these weights, else the reason why not ("a weight of 9 does not fit 4 bits").
   const char* (*refuse)(const GroupWeights& group);
-  void (*tile)(const TileArgs& args);
+  void (*tile)(const TileArgs& args);  ///< null where `winograd` is not
+  const WinogradSteps* winograd = nullptr;  ///< it multiplies transformed values (winograd.h), in 3x3 convolutions only
 };
 
 /// The variants of a family, best first for this library's architecture; each family has one such table in its

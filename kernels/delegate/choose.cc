@@ -2,6 +2,7 @@
 
 #include "common/cpu_features.h"
 #include "common/registry.h"
+#include "common/winograd.h"
 
 namespace deploy {
 namespace {
@@ -11,7 +12,33 @@ struct Pattern {
   bool fits_4 = true, fits_2 = true;
   double tiles = 1.0;   ///< share of the 4-channel windows of 32 outputs that are not all zero
   double blocks = 1.0;  ///< share of the runs of 4 input channels of one output that are not all zero
+  double groups = 1.0;  ///< products of the N:M family, as a share of all
 };
+
+/// Of each 16 input channels of 16 outputs the N:M family multiplies as many as the fullest output keeps, in fours.
+double share_of_groups(const Layer& layer) {
+  const DeployConvShape& s = layer.shape;
+  const int64_t channels = s.in_c / s.groups, taps = static_cast<int64_t>(s.kernel_h) * s.kernel_w;
+  const int64_t depth = taps * channels, per_group = s.out_c / s.groups;
+  int64_t multiplied = 0;
+  for (int64_t first = 0, columns; first < s.out_c; first += columns) {
+    const int64_t left = per_group - first % per_group;
+    columns = left < 16 ? left : 16;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      for (int64_t begin = 0; begin < channels; begin += 16) {
+        const int64_t end = begin + 16 < channels ? begin + 16 : channels;
+        int64_t most = 0;
+        for (int64_t column = first; column < first + columns; ++column) {
+          int64_t kept = 0;
+          for (int64_t c = begin; c < end; ++c) kept += layer.weights[column * depth + tap * channels + c] != 0;
+          most = kept > most ? kept : most;
+        }
+        multiplied += (most + 3) / 4 * 4 * columns;
+      }
+    }
+  }
+  return static_cast<double>(multiplied) / static_cast<double>(layer.elements);
+}
 
 Pattern pattern_of(const Layer& layer) {
   Pattern p;
@@ -44,6 +71,7 @@ Pattern pattern_of(const Layer& layer) {
   }
   p.tiles = static_cast<double>(kept_tiles) / static_cast<double>(tiles);
   p.blocks = static_cast<double>(kept_blocks) / static_cast<double>(blocks);
+  p.groups = share_of_groups(layer);
   return p;
 }
 
@@ -66,25 +94,33 @@ struct Cost {
 
 /// Lines through 3x3 and 1x1 convolutions and fully-connected layers of 1 and of many rows.  With AVX-512 they are CPU
 /// times, taken in turns with the stock runtime.  Elsewhere instructions stand for time: AVX2 counted on an emulated
-/// Haswell, NEON on Cortex-A72 and dot products on A76, the cores where the stock runtime is best.  Nobody has counted
-/// I8MM or armv7.  Dense int8 would win by count on the A72, but that is no time: it is left alone.
+/// Haswell, NEON on Cortex-A72 and dot products on A76, the cores where the stock runtime is best, I8MM on QEMU's `max`
+/// without SVE, armv7 on Cortex-A9 with tflite-runtime 2.14.  Dense int8 would win by count on the A72, but that is no
+/// time: it is left alone.
 constexpr Cost kCosts[] = {
     {kAvx512Vnni, DEPLOY_FAMILY_W8, {1.0, 14, 1.8}},     {kAvx512Vnni, DEPLOY_FAMILY_W4, {1.0, 16, 0.3}},
     {kAvx512Vnni, DEPLOY_FAMILY_W2, {1.0, 17, 0.4}},     {kAvx512Vnni, DEPLOY_FAMILY_TILE8, {1.08, 32, 0.3}},
     {kAvx512Vnni, DEPLOY_FAMILY_TILE4, {1.08, 32, 0.1}}, {kAvx512Vnni, DEPLOY_FAMILY_BLOCK8, {1.85, 38, 1.4}},
+    {kAvx512Vnni, DEPLOY_FAMILY_NM8, {2.25, 60, 0.9}},
     {kAvx512Vpopcntdq, DEPLOY_FAMILY_BINARY, {0.2, 44, 0.1}},
     {kAvx2, DEPLOY_FAMILY_W8, {1.21, 49, 0.5}},          {kAvx2, DEPLOY_FAMILY_W4, {0.75, 49, 1.1}},
     {kAvx2, DEPLOY_FAMILY_W2, {0.79, 50, 0.8}},          {kAvx2, DEPLOY_FAMILY_TILE8, {0.75, 45, 0.3}},
     {kAvx2, DEPLOY_FAMILY_TILE4, {0.76, 46, 0.4}},       {kAvx2, DEPLOY_FAMILY_BINARY, {0.2, 108, 0.1}},
-    {kNeonI8mm, DEPLOY_FAMILY_W8, {1.1, 85, 1.0}},       {kNeonI8mm, DEPLOY_FAMILY_W4, {1.2, 85, 2.0}},
-    {kNeonI8mm, DEPLOY_FAMILY_W2, {1.3, 85, 2.8}},       {kNeonI8mm, DEPLOY_FAMILY_TILE8, {1.3, 105, 0.6}},
-    {kNeonI8mm, DEPLOY_FAMILY_TILE4, {1.4, 110, 0.9}},
+    {kNeonI8mm, DEPLOY_FAMILY_W8, {1.2, 119, 1.8}},      {kNeonI8mm, DEPLOY_FAMILY_W4, {1.6, 124, 2.6}},
+    {kNeonI8mm, DEPLOY_FAMILY_W2, {1.43, 123, 3.5}},     {kNeonI8mm, DEPLOY_FAMILY_TILE8, {1.36, 123, 0.9}},
+    {kNeonI8mm, DEPLOY_FAMILY_TILE4, {1.58, 129, 1.2}},
     {kNeonDotprod, DEPLOY_FAMILY_W8, {0.94, 61, 0.5}},   {kNeonDotprod, DEPLOY_FAMILY_W4, {1.02, 65, 1.0}},
     {kNeonDotprod, DEPLOY_FAMILY_W2, {1.06, 65, 1.4}},   {kNeonDotprod, DEPLOY_FAMILY_TILE8, {1.02, 61, 0.3}},
     {kNeonDotprod, DEPLOY_FAMILY_TILE4, {1.12, 66, 0.5}},
+#if defined(__arm__)
+    {kNeon, DEPLOY_FAMILY_W8, {1.23, 63, 0.0}},          {kNeon, DEPLOY_FAMILY_W4, {0.74, 62, 0.4}},
+    {kNeon, DEPLOY_FAMILY_W2, {0.65, 66, 0.4}},          {kNeon, DEPLOY_FAMILY_TILE8, {1.24, 54, 0.0}},
+    {kNeon, DEPLOY_FAMILY_TILE4, {0.74, 66, 0.2}},       {kNeon, DEPLOY_FAMILY_BINARY, {0.108, 70, 0.0}},
+#else
     {kNeon, DEPLOY_FAMILY_W8, {0.88, 39, 0.2}},          {kNeon, DEPLOY_FAMILY_W4, {0.82, 42, 0.4}},
     {kNeon, DEPLOY_FAMILY_W2, {0.66, 38, 0.5}},          {kNeon, DEPLOY_FAMILY_TILE8, {0.94, 37, 0.2}},
     {kNeon, DEPLOY_FAMILY_TILE4, {0.84, 41, 0.2}},       {kNeon, DEPLOY_FAMILY_BINARY, {0.101, 33, 0.05}},
+#endif
 };
 /// Without an entry: the plain reference.
 constexpr Cost kReference = {kPortable, DEPLOY_FAMILY_W8, {60.0, 0, 0}};
@@ -97,14 +133,21 @@ struct StockLines {
 constexpr StockLines kStock[] = {
     {kAvx512Vnni, {1.0, 10, 2.0}, {1.0, 10, 2.0}, {3.2, 10, 2.0}, {1.0, 10, 0.7}, {2.0, 10, 1.4}},
     {kAvx2, {1.0, 20, 0.5}, {0.96, 20, 0.5}, {1.8, 12, 0.5}, {0.97, 20, 0.4}, {0.95, 20, 0.35}},
-    {kNeonDotprod | kNeonI8mm, {1.0, 18, 3}, {0.95, 34, 0.7}, {1.13, 38, 18}, {1.08, 35, 1.0}, {1.08, 40, 1.6}},
+    {kNeonI8mm, {1.0, 41, 8.5}, {0.94, 63, 1.4}, {1.85, 56, 29}, {1.76, 56, 1.7}, {1.76, 64, 2.5}},
+    {kNeonDotprod, {1.0, 18, 3}, {0.95, 34, 0.7}, {1.13, 38, 18}, {1.08, 35, 1.0}, {1.08, 40, 1.6}},
+#if defined(__arm__)
+    // It runs no int2, and of int4 convolutions only, as fast as int8.
+    {kNeon, {1.0, 55, 10}, {1.0, 70, 1.7}, {1.0, 55, 12}, {1.0, 70, 1.7}, {1.0, 70, 1.7}},
+#else
     {kNeon, {1.0, 11, 2.7}, {0.97, 17, 0.2}, {0.92, 36, 4.7}, {4.8, 64, -2.5}, {5.8, 61, 4.0}},
+#endif
 };
 /// Where nothing is known of the stock runtime: as the reference is to us.
 constexpr StockLines kUnknownStock = {kPortable, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
 
-/// The stock runtime is so much faster where the CPU has dot products, which a variant without them has to make up for.
-constexpr double kDotProducts = 3.25;
+/// The stock runtime is so much faster where the CPU has dot products, or matrix products, which a variant without them
+/// has to make up for.
+constexpr double kDotProducts = 3.25, kMatrixProducts = 5.3;
 
 /// Claiming a node costs a switch between two delegates, worth about so many multiplications.
 constexpr double kSwitchProducts = 40e3;
@@ -113,7 +156,8 @@ Line line_of(const Variant& variant) {
   for (const Cost& cost : kCosts) {
     if (cost.family != variant.family || !(variant.isa & cost.isa)) continue;
     constexpr uint32_t kDots = kAvx512Vnni | kAvx512Vpopcntdq | kNeonDotprod | kNeonI8mm;
-    const double unit = (cpu_isas() & kDots) && !(variant.isa & kDots) ? kDotProducts : 1.0;
+    const double faster = cpu_isas() & kNeonI8mm ? kMatrixProducts : kDotProducts;
+    const double unit = (cpu_isas() & kDots) && !(variant.isa & kDots) ? faster : 1.0;
     return {cost.line.per_product * unit, cost.line.per_output * unit, cost.line.per_weight * unit};
   }
   return kReference.line;
@@ -189,16 +233,17 @@ Choice choose(const Layer& layer, Mode mode, bool binary) {
       {DEPLOY_FAMILY_TILE4, pattern.fits_4 && pattern.tiles < 1, pattern.tiles, "4-bit weights, pruned in tiles"},
       {DEPLOY_FAMILY_TILE8, pattern.tiles < 1, pattern.tiles, "weights pruned in tiles"},
       {DEPLOY_FAMILY_BLOCK8, pattern.blocks < 1, pattern.blocks, "weights pruned in blocks"},
+      {DEPLOY_FAMILY_NM8, pattern.groups < 1, pattern.groups, "weights pruned N:M"},
   };
   double least = 0.0;
   for (const Candidate& candidate : candidates) {
     if (!candidate.fits || (binary && candidate.family != DEPLOY_FAMILY_BINARY)) continue;
-    const Variant* const variant = select_variant(candidate.family, single, s.out_c / s.groups, nullptr);
+    const Variant* const variant = select_variant(candidate.family, s, nullptr);
     if (!variant) continue;
     // In blocks the rows lie in the lanes, so that a single row leaves most of them idle.
     const double idle = candidate.family == DEPLOY_FAMILY_BLOCK8 && single ? 6.0 : 1.0;
-    const double cost =
-        line_of(*variant).of(products * candidate.kept * idle, outputs, weights) + kSwitchProducts;
+    const double multiplied = variant->winograd ? winograd_products(s) : products * candidate.kept * idle;
+    const double cost = line_of(*variant).of(multiplied, outputs, weights) + kSwitchProducts;
     if (best.claim && cost >= least) continue;
     least = cost;
     best = {true, candidate.family, candidate.sentence, 0.0};

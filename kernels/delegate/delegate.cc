@@ -97,9 +97,7 @@ void say_no(Decision* decision, const char* reason) {
 /// Packs a kernel for its shape; the variant that was chosen first is kept.
 bool pack(Kernel* kernel, const DeployConvShape& shape, Mode mode, const char** reason) {
   static const char* const kRefused = "the kernels refuse such a layer";
-  const bool single = shape.batch == 1 && shape.out_h == 1 && shape.out_w == 1;
-  const Variant* const reference =
-      mode == Mode::kReference ? select_variant(kernel->family, single, 1, "reference") : nullptr;
+  const Variant* const reference = mode == Mode::kReference ? reference_of(kernel->family) : nullptr;
   DeployConv* const conv =
       deploy_conv_create(kernel->family, &shape, kernel->layer.weights, &kernel->layer.requantization,
                          kernel->family == DEPLOY_FAMILY_BINARY ? &kernel->layer.binarization : nullptr,

@@ -5,6 +5,7 @@ namespace {
 
 const Variant* const kVariants[] = {
 #if defined(__x86_64__)
+    &winograd_w2_12x32c8_avx512vnni,
     &conv_w2_12x32c4_avx512vnni,
     &conv_w2_12x16c4_avx512vnni,
     &conv_w2_4x16c4_avx2,

@@ -5,6 +5,7 @@ namespace {
 
 const Variant* const kVariants[] = {
 #if defined(__x86_64__)
+    &winograd_w4_12x32c4_avx512vnni,
     &conv_w4_12x32c4_avx512vnni,
     &conv_w4_12x16c4_avx512vnni,
     &conv_w4_4x16c4_avx2,

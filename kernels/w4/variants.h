@@ -8,7 +8,7 @@ namespace deploy {
 
 extern const Variant conv_w4_4x8c1_reference;
 extern const Variant conv_w4_4x16c4_avx2;
-extern const Variant conv_w4_12x32c4_avx512vnni, conv_w4_12x16c4_avx512vnni;
+extern const Variant conv_w4_12x32c4_avx512vnni, conv_w4_12x16c4_avx512vnni, winograd_w4_12x32c4_avx512vnni;
 extern const Variant conv_w4_8x16c16_neoni8mm, conv_w4_8x16c16_neondot, conv_w4_4x16c16_neon;
 extern const Variant conv_w4_2x16c16_armv7neon;
 

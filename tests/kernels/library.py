@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FAMILIES = ("w8", "w4", "w2", "binary", "tile8", "tile4", "block8", "depthwise8")
+FAMILIES = ("w8", "w4", "w2", "binary", "tile8", "tile4", "block8", "nm8")
 PAGE = mmap.PAGESIZE
 
 
@@ -324,6 +324,8 @@ def random_weights(
     weights = rng.integers(low, high + 1, shape).astype(np.int8)
     if family in ("tile8", "tile4"):
         prune(weights, rng, keep, outputs=32, channels=4)
+    elif family == "nm8":
+        prune_nm(weights, rng, int(rng.choice([1, 2, 3])), 4)
     elif family == "block8":
         prune(weights, rng, keep, outputs=1, channels=int(rng.choice([4, 16])))
     return weights
@@ -336,6 +338,14 @@ def prune(weights: NDArray[np.int8], rng: np.random.Generator, keep: float, outp
         groups = kernel_h * kernel_w * -(-in_c // channels)
         kept = (rng.permutation(groups) < round(keep * groups)).reshape(kernel_h, kernel_w, -1)
         weights[first : first + outputs] *= np.repeat(kept, channels, axis=2)[..., :in_c]
+
+
+def prune_nm(weights: NDArray[np.int8], rng: np.random.Generator, n: int, m: int) -> None:
+    """Of every `m` consecutive input channels of one output and tap, zeroes all but `n` at random."""
+    *outer, in_c = weights.shape
+    whole = -(-in_c // m) * m
+    order = rng.random((*outer, whole // m, m)).argsort(axis=-1)
+    weights *= (order < n).reshape(*outer, whole)[..., :in_c]
 
 
 def quantize_multiplier(scale: float) -> tuple[int, int]:

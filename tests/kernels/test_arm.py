@@ -45,7 +45,7 @@ def test_every_variant_of_a_core_equals_its_reference_between_guard_pages(progra
     target, isas = CORES[core]
     qemu = need_tool({"aarch64": "qemu-aarch64", "armv7": "qemu-arm"}[target], "qemu-user")
 
-    done = subprocess.run([qemu, "-cpu", core, str(program)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([qemu, "-cpu", core, str(program)], capture_output=True, text=True, timeout=600, check=False)
 
     lines = done.stdout.splitlines()
     assert (0, "equal") == (done.returncode, lines[-1] if lines else ""), done.stdout + done.stderr

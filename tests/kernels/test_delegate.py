@@ -9,12 +9,13 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
+import pytest
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from deploy.build.binary import binary_model
 from tests.kernels.interpreters import Job, Result, killed_by_us, run
-from tests.kernels.library import Library, prune
+from tests.kernels.library import Library, prune, prune_nm
 from tests.kernels.mutate import mutants
 from tests.kernels.single_op import ACTIVATIONS, SingleOp, block_sparsity, random_conv, random_fc
 from tests.kernels.test_binary import binary_layer
@@ -143,6 +144,28 @@ def test_auto_claims_what_it_wins_and_leaves_the_rest(kernels: Library, tmp_path
     # What no stock kernel runs is checked against the same integers stored as int8.
     (as_int8,) = run(kernels.path, [Job(replace(int2, weight_type="INT8").model(), jobs[2].inputs)], tmp_path)
     assert np.array_equal(as_int8.outputs[0], results[2].outputs[0])
+
+
+def test_n_of_m_is_claimed_where_it_wins(kernels: Library, tmp_path: Path) -> None:
+    """One of four anywhere, two of four in a single row only: with many, shuffling takes what is saved."""
+    rng = np.random.default_rng(14)
+    if not any(variant.supported for variant in kernels.variants("nm8") if not str(variant).endswith("_reference")):
+        pytest.skip("needs AVX-512 VNNI, for which alone the N:M family has a variant")
+    conv = random_conv(rng, in_shape=(1, 14, 14, 64), out_c=64)
+    row = random_fc(rng, rows=1, in_c=1024, out_c=1024)
+    ops = [replace(op, weights=op.weights.copy()) for op in (conv, conv, row, row)]
+    for op, n in zip(ops, (1, 2, 1, 2), strict=True):
+        prune_nm(op.weights, rng, n, 4)
+    jobs = [Job(op.model(), inputs_for(op, rng)) for op in ops]
+
+    expected = run(kernels.path, jobs, tmp_path)
+    actual = run(kernels.path, [replace(job, options={"mode": "auto"}) for job in jobs], tmp_path)
+
+    assert ["nm8", None, "nm8", "nm8"] == [
+        name and name.split("_")[1] for name in (result.kernel(op.op) for op, result in zip(ops, actual, strict=True))
+    ]
+    for claimed in (0, 2, 3):
+        assert np.array_equal(expected[claimed].outputs[0], actual[claimed].outputs[0])
 
 
 def test_binary_layers_take_their_binarization_along(kernels: Library, tmp_path: Path) -> None:

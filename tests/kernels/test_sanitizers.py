@@ -26,7 +26,7 @@ from tests.kernels.test_pruned import SHAPES, every_variant
 
 library = Library(Path(sys.argv[1]))
 rng = np.random.default_rng(0)
-for family in ("w8", "w4", "w2", "binary", "tile8", "tile4", "block8"):
+for family in ("w8", "w4", "w2", "binary", "tile8", "tile4", "block8", "nm8"):
     for in_shape, out_c, kernel, stride, dilation, same, groups in SHAPES[:5]:
         layer = conv_layer(family, rng, in_shape=in_shape, out_c=out_c, kernel=kernel, stride=stride,
                            dilation=dilation, same=same, groups=groups)

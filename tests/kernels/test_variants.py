@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +23,16 @@ def test_names_say_what_a_variant_is(kernels: Library) -> None:
     names = [str(variant) for variant in kernels.variants()]
     assert len(set(names)) == len(names)
     for variant in kernels.variants():
-        found = re.fullmatch(r"conv_(w8|w4|w2|binary|tile8|tile4|block8)_(\d+)x(\d+)c(\d+)_[a-z0-9]+", str(variant))
+        found = re.fullmatch(
+            r"(?:conv_(?:w8|w4|w2|binary|tile8|tile4|block8|nm8)|winograd_w[42])_(\d+)x(\d+)c(\d+)_[a-z0-9]+",
+            str(variant),
+        )
         assert found, str(variant)
-        assert (variant.mr, variant.nr, variant.kr) == tuple(int(group) for group in found.groups()[1:])
+        assert (variant.mr, variant.nr, variant.kr) == tuple(int(group) for group in found.groups())
 
 
 def test_every_family_has_a_reference_that_every_cpu_executes(kernels: Library) -> None:
-    for family in (*DENSE, "binary", "tile8", "tile4", "block8"):
+    for family in (*DENSE, "binary", "tile8", "tile4", "block8", "nm8"):
         last = kernels.variants(family)[-1]
         assert str(last).endswith("_reference")
         assert last.supported
@@ -149,6 +153,73 @@ def test_any_shape(kernels: Library, data: st.DataObject) -> None:
     )  # fmt: skip
     inputs = np.random.default_rng(0).integers(-128, 128, layer.in_shape).astype(np.int8)
     every_variant(kernels, layer, inputs, threads=draw(st.integers(1, 3)))
+
+
+@pytest.mark.parametrize("family", ["w4", "w2"])
+def test_transformed_convolutions_of_every_number_of_tiles_and_every_edge(kernels: Library, family: str) -> None:
+    """Outputs end at each of a tile's four rows and columns, runs of 4 tiles side by side at each of four, and channels
+    and columns anywhere in a step."""
+    rng = np.random.default_rng(10)
+    for height, width, in_c, out_c, same in [
+        (1, 1, 1, 1, True), (2, 19, 5, 31, True), (3, 6, 33, 33, False), (4, 16, 32, 32, True), (5, 22, 8, 40, False),
+        (15, 14, 63, 64, True), (30, 35, 3, 17, True),
+    ]:  # fmt: skip
+        in_shape = (2, height, width, in_c)
+        layer = conv_layer(family, rng, in_shape=in_shape, out_c=out_c, same=same)
+        for threads in (1, 3):
+            every_variant(kernels, layer, rng.integers(-128, 128, in_shape).astype(np.int8), threads)
+
+
+@pytest.mark.parametrize(("family", "low"), [("w4", -8), ("w2", -2)])
+def test_transformed_sums_are_exact_up_to_the_most_channels(kernels: Library, family: str, low: int) -> None:
+    """All products of the largest sum that fits have one sign; with one channel more the layer is refused."""
+    rng = np.random.default_rng(11)
+    layer = conv_layer(family, rng, in_shape=(1, 4, 4, 3640), out_c=2, same=False)
+    large = layer.with_(
+        weights=np.full_like(layer.weights, low), shift=np.full(2, -17, np.int32), input_zero_point=-128
+    )
+    for value in (-128, 127):
+        every_variant(kernels, large.with_(input_zero_point=-1 - value), np.full(layer.in_shape, value, np.int8))
+    more = conv_layer(family, rng, in_shape=(1, 4, 4, 3641), out_c=2)
+    for name in [str(v) for v in kernels.variants(family) if v.supported and str(v).startswith("winograd_")]:
+        with pytest.raises(Refused) as refusal, kernels.conv(more, name):
+            pass
+        assert "more input channels than this variant can add up" == str(refusal.value)
+
+
+def test_only_plain_3x3_convolutions_are_transformed(kernels: Library) -> None:
+    rng = np.random.default_rng(12)
+    shapes: list[dict[str, Any]] = [{"kernel": (1, 1)}, {"kernel": (3, 1)}, {"stride": (1, 2)}, {"dilation": (2, 1)}]
+    names = [str(v) for v in kernels.variants() if v.supported and str(v).startswith("winograd_")]
+    for name in names:
+        for shape in shapes:
+            layer = conv_layer(name.split("_")[1], rng, in_shape=(1, 16, 16, 64), out_c=64, **shape)
+            with pytest.raises(Refused) as refusal, kernels.conv(layer, name):
+                pass
+            assert "this variant computes 3x3 convolutions without stride and dilation only" == str(refusal.value)
+            with kernels.conv(layer) as conv:
+                assert conv.variant.startswith("conv_")
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "transformed"),
+    [
+        (16, 64, True),
+        (14, 256, True),
+        (4, 64, False),  # one tile: transforming the weights takes longer than multiplying
+        (5, 64, False),  # three of four tiles lie outside of the output, nearly
+        (32, 16, False),  # half of the columns would be idle
+    ],
+)
+def test_a_convolution_is_transformed_where_that_pays(
+    kernels: Library, size: int, channels: int, transformed: bool
+) -> None:
+    names = [str(v) for v in kernels.variants("w4") if v.supported]
+    if not any(name.startswith("winograd_") for name in names):
+        pytest.skip("needs AVX-512 VNNI, for which alone there is a variant that transforms")
+    layer = conv_layer("w4", np.random.default_rng(13), in_shape=(1, size, size, channels), out_c=channels)
+    with kernels.conv(layer) as conv:
+        assert transformed == conv.variant.startswith("winograd_")
 
 
 def test_low_bit_weights_stay_low_bit_in_memory(kernels: Library) -> None:
