@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.fpga import isa
+from deploy.fpga.binary import Binarization, binary_layer, bits_of, find
 from deploy.fpga.layout import Layout
 from deploy.fpga.network import Layer, Network, Node, Unsupported, layer_of, read, sum_of
 from deploy.fpga.weights import AHEAD, Due, last_of, pack_tables, pack_weights, parts_of, ring
@@ -48,6 +49,8 @@ class Segment:
         run: the same for one invocation.
         resident: whether the weights stay on the chip; else they come anew each time, beside the computation.
         input_bytes, output_bytes: of the buffers at INPUT and OUTPUT.
+        macs: products that the model asks for.
+        peak_cycles: that the array would take for them, were all of it at work in each.
     """
 
     nodes: tuple[int, ...]
@@ -61,6 +64,7 @@ class Segment:
     input_bytes: int
     output_bytes: int
     macs: int
+    peak_cycles: float
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ def compile_model(data: bytes, name: str, stream: bool = False) -> Compiled:
     reasons: dict[int, str] = {}
     while True:  # a tensor that two layers want in unlike ways drops a node, which may split a segment
         try:
-            segments = tuple(_segment(network, nodes, stream) for nodes in _runs(network, reasons))
+            bits = find(network, reasons)
+            rows = _runs(network, reasons, bits)
+            segments = tuple(_Builder(network, nodes, bits).build(stream) for nodes in rows)
             break
         except _Dropped as dropped:
             reasons[dropped.node] = dropped.reason
@@ -118,11 +124,13 @@ def _why(node: Node, reasons: dict[int, str]) -> str:
     return reasons.get(node.index, "nothing to compute beside it")
 
 
-def _runs(network: Network, reasons: dict[int, str]) -> list[list[Node]]:
+def _runs(network: Network, reasons: dict[int, str], bits: dict[int, Binarization]) -> list[list[Node]]:
     """Longest rows of nodes that the accelerator takes, with at least one that computes."""
     rows: list[list[Node]] = [[]]
+    binarizing = {node for each in bits.values() for node in each.nodes}
     for node in network.nodes:
-        if node.index not in reasons and node.op != "RESHAPE":
+        known = node.op == "RESHAPE" or node.index in binarizing or any(t in bits for t in node.inputs[:1])
+        if node.index not in reasons and not known:
             try:
                 layer_of(network, node)
             except Unsupported as why:
@@ -139,14 +147,11 @@ def _runs(network: Network, reasons: dict[int, str]) -> list[list[Node]]:
     return [row for row in rows if row]
 
 
-def _segment(network: Network, nodes: list[Node], stream: bool) -> Segment:
-    return _Builder(network, nodes).build(stream)
-
-
 class _Builder:
-    def __init__(self, network: Network, nodes: list[Node]) -> None:
+    def __init__(self, network: Network, nodes: list[Node], bits: dict[int, Binarization]) -> None:
         self._network = network
         self._nodes = nodes
+        self._bits = bits
         self._alias: dict[int, int] = {}  # tensor -> the tensor whose values it shares
         for node in nodes:
             if node.op == "RESHAPE":
@@ -156,6 +161,9 @@ class _Builder:
         used_outside = {t for node in network.nodes if node.index not in inside for t in node.inputs}
         used_outside |= set(network.outputs)
         self._outputs = sorted(made & used_outside)
+        for each in bits.values():
+            if set(each.nodes) & inside and (set(each.nodes) - inside or each.target in self._outputs):
+                raise _Dropped(each.nodes[-1], "bits that more than one part of the model needs")
         constant = {t.index for t in network.tensors if t.values is not None}
         given = {t for node in nodes for t in (node.inputs[:1] if node.op != "ADD" else node.inputs)}
         self._inputs = sorted(given - made - constant)
@@ -170,8 +178,13 @@ class _Builder:
         uses = Counter(self._root(t) for node in self._nodes for t in set(node.inputs) if node.op != "RESHAPE")
         uses.update(self._root(t) for t in self._outputs)
         layers: list[Layer] = []
+        ends = {each.nodes[-1]: each for each in self._bits.values()}
+        inner = {node for each in self._bits.values() for node in each.nodes[:-1]}
         for node in self._nodes:
-            if node.op == "RESHAPE":
+            if node.op == "RESHAPE" or node.index in inner:
+                continue
+            if node.index in ends:
+                self._binarize(layers, uses, ends[node.index])
                 continue
             operands = {self._root(t) for t in node.inputs}
             maker = next((i for i in reversed(range(len(layers))) if layers[i].target in operands), None)
@@ -184,8 +197,24 @@ class _Builder:
                 target = node.outputs[0]
                 layers[maker] = replace(own, nodes=(*own.nodes, node.index), target=target, sum=total)
             else:
-                layers.append(self._rooted(layer_of(self._network, node)))
+                layers.append(self._rooted(self._layer(node)))
         return layers
+
+    def _layer(self, node: Node) -> Layer:
+        if node.inputs[0] in self._bits:
+            return binary_layer(self._network, node, self._bits[node.inputs[0]])
+        return layer_of(self._network, node)
+
+    def _binarize(self, layers: list[Layer], uses: Counter[int], bits: Binarization) -> None:
+        """The layer that makes the values writes bits instead, if nobody else wants the values."""
+        source = self._root(bits.source)
+        grid = self._network.tensors[bits.target].grid
+        for i, layer in enumerate(layers):
+            if layer.target == source and uses[source] == 1 and layer.grid_out == grid:
+                nodes = (*layer.nodes, *bits.nodes)
+                layers[i] = replace(layer, nodes=nodes, target=bits.target, thresholds=bits.thresholds)
+                return
+        layers.append(self._rooted(bits_of(self._network, bits)))
 
     def _rooted(self, layer: Layer) -> Layer:
         """Read a reshaped tensor as it lies: a vector of a whole image is one tap for each of its positions."""
@@ -228,7 +257,7 @@ class _Builder:
             raise _Dropped(last.nodes[0], "its input is read with stride 2, and added to something else")
         tensors = {self._root(t) for t in self._inputs}
         tensors |= {layer.target for layer in self._layers}
-        return {t: Layout(*self._network.tensors[t].grid, split=t in split) for t in tensors}
+        return {t: Layout(*self._network.tensors[t].grid, split=t in split, bits=t in self._bits) for t in tensors}
 
     def _rows(self) -> dict[int, int]:
         """First bank row of each tensor; two that are needed at the same time do not overlap."""
@@ -278,7 +307,7 @@ class _Builder:
             packed = pack_weights(layer)
             if packed[0].nbytes > isa.WEIGHT_WORDS * 32:
                 raise _Dropped(layer.nodes[0], f"the weights of {isa.CHANNELS} channels exceed the chip's memory")
-            for start, part in parts_of(packed):
+            for start, part in parts_of(packed, layer.thresholds is not None):
                 convs.append(self._conv(layer, rows, taps[entries], start, len(part)))
                 owners.append(number)
                 weights.append(part)
@@ -313,10 +342,11 @@ class _Builder:
             if len(code) // isa.BEAT > isa.PROGRAM_WORDS:
                 raise _Dropped(self._nodes[-1].index, f"a program of {len(code) // 64} instructions")
             spots.append((image.add(code), len(code) // isa.BEAT))
-        macs = sum(math.prod(layer.grid_out[:2]) * layer.weights.size for layer in self._layers if _computes(layer))
+        work = [(_macs(layer), isa.BINARY_DEPTH if layer.binary else isa.DEPTH) for layer in self._layers]
+        peak_cycles = sum(macs / (isa.PIXELS * isa.CHANNELS * depth) for macs, depth in work)
         return Segment(
             tuple(node.index for node in self._nodes), tuple(self._layers), image.bytes(), spots[0], spots[1], resident,
-            inputs, outputs, input_bytes, output_bytes, macs,
+            inputs, outputs, input_bytes, output_bytes, sum(macs for macs, _ in work), peak_cycles,
         )  # fmt: skip
 
     def _emit(
@@ -352,14 +382,17 @@ class _Builder:
         height, width = layer.grid_out[:2]
         grid = width if height == 1 else source.pitch
         positions = (height - 1) * grid + width
+        depth = isa.BINARY_DEPTH if layer.binary else isa.DEPTH
+        group = start * isa.CHANNELS // (isa.BITS if target.bits else isa.CHANNELS)
         conv = isa.Conv(
             once=layer.once, diagonal=layer.diagonal, maximum=layer.maximum, split=target.split,
+            nibbles=layer.nibbles, binary=layer.binary, binarize=target.bits,
             channel_tiles=tiles, position_tiles=-(-positions // isa.PIXELS),
             in_row=rows[layer.source] + (start * source.rows if layer.diagonal else 0), in_rows=source.rows,
             first_tap=first_tap, taps=len(layer.taps),
-            depth_steps=1 if layer.diagonal else -(-layer.weights.shape[2] // isa.DEPTH),
+            depth_steps=1 if layer.diagonal else -(-layer.weights.shape[2] // depth),
             width=grid, tile_rows=isa.PIXELS // grid, tile_columns=isa.PIXELS % grid,
-            out_row=rows[layer.target] + start * target.rows, out_rows=target.rows, out_pitch=target.pitch,
+            out_row=rows[layer.target] + group * target.rows, out_rows=target.rows, out_pitch=target.pitch,
             out_plane=target.plane, out_height=height, out_width=width, pad=layer.pad, zero_point=layer.zero_point,
             least=layer.least, most=layer.most,
         )  # fmt: skip
@@ -382,9 +415,9 @@ class _Builder:
         return tuple(ports), offset
 
 
-def _computes(layer: Layer) -> bool:
-    """Whether its products count as work: those of a pooling or of a copy do not."""
-    return bool((layer.weights != 1).any())
+def _macs(layer: Layer) -> int:
+    """Products that count as work: those of a pooling or of a copy do not."""
+    return math.prod(layer.grid_out[:2]) * layer.weights.size if (layer.weights != 1).any() else 0
 
 
 def _aligned(size: int) -> int:

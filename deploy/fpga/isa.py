@@ -2,7 +2,7 @@
 The accelerator's instruction stream: what an instruction holds, and how it lies in memory.
 
 An instruction is 64 bytes, eight little-endian 64-bit words; `kernels/rtl/README.md` explains the fields and
-`kernels/rtl/sequencer.sv` decodes the same bits.  A change of any of them raises `VERSION`.
+`kernels/rtl/isa.sv` names the same bits.  A change of any of them raises `VERSION`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, TypeVar
 
-VERSION = 1
+VERSION = 2
 PIXELS, CHANNELS, DEPTH = 12, 8, 4  # output positions, output channels and products of one output, in one cycle
+BINARY_DEPTH = 32  # products of one output in one cycle, where inputs and weights are bits
+BITS = 64  # channels in a word of the activation memory, where they are bits
 BANKS = 16  # of the activation memory; a power of two, at least PIXELS
 BEAT = 8  # bytes that the bus moves in one cycle
 BURST = 16  # beats; the PS7's ports are AXI3 and take no longer ones
@@ -27,7 +29,7 @@ PROGRAM_WORDS = 1024
 WORDS = 8  # of 64 bits in an instruction
 
 ACCUMULATOR_BITS = 25  # signed; with the bias 32
-PARAMETER_WORDS = 3  # of a channel tile, before its weights: multipliers, biases, right shifts
+PARAMETER_WORDS = 3  # of a channel tile, before its weights: multipliers, biases; right shifts, factors, thresholds
 
 
 class Op(IntEnum):
@@ -149,13 +151,17 @@ class Conv(Instruction):
         maximum: keep the largest product, not their sum.
         residual: add a tensor, in the last step of each tile; its weight word must be zero.
         split: write the output in four planes, by the parity of row and column.
+        nibbles: weights have 4 bits, two steps in a word.
+        binary: inputs and weights are bits, 1 for 1 and 0 for -1, and padding adds nothing.
+        binarize: write a bit for each channel: whether it reaches its threshold.
         channel_tiles, position_tiles: how many groups of CHANNELS and of PIXELS.
         in_row, in_rows: first bank row of the input; rows from one group of 8 channels to the next.
         first_tap, taps: in the memory of taps.
-        depth_steps: groups of DEPTH input channels a tap; 1 where diagonal.
-        weights: first word; each channel tile has PARAMETER_WORDS and one for each step.
+        depth_steps: groups of DEPTH (binary: BINARY_DEPTH) input channels a tap; 1 where diagonal.
+        weights: first word; each channel tile has `tile_words`.
         width: of the grid of positions that is walked; tile_rows, tile_columns: PIXELS // width, PIXELS % width.
-        out_row, out_rows: as in_row, in_rows.  out_pitch: positions from one output row to the next.
+        out_row, out_rows: as in_row, in_rows; where `binarize`, a group has BITS channels.
+        out_pitch: positions from one output row to the next.
         out_plane: positions in one plane, where split.
         out_height, out_width: of what is written; the rest of the grid is left out.
         pad: value outside the input.
@@ -172,6 +178,9 @@ class Conv(Instruction):
         "maximum": (0, 26, 1, False),
         "residual": (0, 27, 1, False),
         "split": (0, 28, 1, False),
+        "nibbles": (0, 29, 1, False),
+        "binary": (0, 30, 1, False),
+        "binarize": (0, 31, 1, False),
         "channel_tiles": (0, 32, 16, False),
         "position_tiles": (0, 48, 16, False),
         "in_row": (1, 0, 16, False),
@@ -206,6 +215,9 @@ class Conv(Instruction):
     maximum: int = 0
     residual: int = 0
     split: int = 0
+    nibbles: int = 0
+    binary: int = 0
+    binarize: int = 0
     channel_tiles: int = 1
     position_tiles: int = 1
     in_row: int = 0
@@ -234,6 +246,16 @@ class Conv(Instruction):
     sum_zero_point: int = 0
     sum_least: int = -128
     sum_most: int = 127
+
+    @property
+    def steps(self) -> int:
+        """Of one tile."""
+        return self.taps * self.depth_steps + self.residual
+
+    @property
+    def tile_words(self) -> int:
+        """Of the weight memory, for one channel tile."""
+        return PARAMETER_WORDS + (-(-self.steps // 2) if self.nibbles else self.steps)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.fpga.isa import BANKS, CHANNELS, Tap
+from deploy.fpga.isa import BANKS, BITS, CHANNELS, Tap
 
 NOWHERE = -1  # in `Layout.gather`: a byte that holds no value
 
@@ -15,7 +15,7 @@ NOWHERE = -1  # in `Layout.gather`: a byte that holds no value
 @dataclass(frozen=True)
 class Layout:
     """
-    Positions of a grid, in groups of 8 channels.
+    Positions of a grid, in groups of 8 channels; in groups of 64, where each is a bit.
 
     Position p of a group lies in bank p % 16, so that any 12 positions in a row are read at once.  A tensor that is
     read with stride 2 is `split` in four planes by the parity of row and column: then its reader's positions lie in a
@@ -29,6 +29,7 @@ class Layout:
     width: int
     channels: int
     split: bool = False
+    bits: bool = False
 
     @property
     def pitch(self) -> int:
@@ -46,7 +47,7 @@ class Layout:
 
     @property
     def groups(self) -> int:
-        return -(-self.channels // CHANNELS)
+        return -(-self.channels // (BITS if self.bits else CHANNELS))
 
     @property
     def rows(self) -> int:
@@ -62,7 +63,7 @@ class Layout:
     def gather(self) -> NDArray[np.int32]:
         """
         int32 [groups * positions * 8]: which value of the tensor (row by row, channels last) each byte of a LOAD or
-        STORE holds, or NOWHERE.
+        STORE holds, or NOWHERE.  Bits never leave the chip.
         """
         out = np.full((self.groups, self.positions, CHANNELS), NOWHERE, np.int32)
         y, x, c = np.meshgrid(

@@ -16,8 +16,8 @@ from deploy.fpga import isa
 from deploy.fpga.network import round_twice
 
 #: To read and decode an instruction, and from a layer's last step until its last value is written.
-CONV_OVERHEAD = 41
-CONV_OVERHEAD_RESIDUAL = 47
+CONV_OVERHEAD = 43
+CONV_OVERHEAD_RESIDUAL = 49
 
 
 @dataclass
@@ -86,32 +86,31 @@ class Machine:
         y, x = np.divmod(walked, conv.width)
         written = (y < conv.out_height) & (x < conv.out_width)
         taps = [isa.Tap.decode(int(word)) for word in self.taps[conv.first_tap : conv.first_tap + conv.taps]]
-        steps = conv.taps * conv.depth_steps
-        block = isa.PARAMETER_WORDS + steps + conv.residual
         if conv.split:
             place = ((y & 1) * 2 + (x & 1)) * conv.out_plane + (y >> 1) * conv.out_pitch + (x >> 1)
         else:
             place = y * conv.out_pitch + x
+        at = place[written]
         gathered = None if conv.diagonal else self._gather(conv, taps, walked, y, x, 0)
         for tile in range(conv.channel_tiles):
-            words = self.weights[conv.weights + tile * block : conv.weights + (tile + 1) * block]
-            weights = (
-                words[isa.PARAMETER_WORDS : isa.PARAMETER_WORDS + steps]
-                .view(np.int8)
-                .reshape(steps, isa.CHANNELS, isa.DEPTH)
-                .astype(np.int64)
-            )
+            start = conv.weights + tile * conv.tile_words
+            words = self.weights[start : start + conv.tile_words]
+            weights = _unpack(conv, words[isa.PARAMETER_WORDS :])
             if gathered is None:
-                lanes = self._gather(conv, taps, walked, y, x, tile).astype(np.int64)  # [positions, steps, 8]
-                products = lanes * weights.sum(axis=2)  # one of the four is not zero
+                lanes = self._gather(conv, taps, walked, y, x, tile)  # [positions, steps, 8]
+                products = lanes * weights.reshape(-1, isa.CHANNELS, isa.DEPTH).sum(axis=2)  # one of four is not zero
                 acc = products.max(axis=1) if conv.maximum else products.sum(axis=1)
             else:
-                flat = weights.transpose(0, 2, 1).reshape(steps * isa.DEPTH, isa.CHANNELS)
-                acc = gathered @ flat
-            out = self._finish(conv, acc, words, tile, walked)
-            row = conv.out_row + tile * conv.out_rows
-            at = place[written]
-            self.activations[row + (at >> 4), at % isa.BANKS] = out[written]
+                acc = gathered @ weights.transpose(0, 2, 1).reshape(-1, isa.CHANNELS)
+            out = self._finish(conv, acc.astype(np.int64), words, tile, walked)[written]
+            if not conv.binarize:
+                self.activations[conv.out_row + tile * conv.out_rows + (at >> 4), at % isa.BANKS] = out
+                continue
+            reached = out >= words[2, 16:].view("<i2")
+            row, byte = conv.out_row + tile // 8 * conv.out_rows + (at >> 4), tile % 8
+            if byte == 0:
+                self.activations[row, at % isa.BANKS] = 0
+            self.activations.view(np.uint8)[row, at % isa.BANKS, byte] = np.packbits(reached, 1, "little")[:, 0]
 
     def _gather(
         self,
@@ -121,7 +120,8 @@ class Machine:
         y: NDArray[np.int64],
         x: NDArray[np.int64],
         tile: int,
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.float64]:
+        """[positions, steps * depth], or [positions, steps, 8] where diagonal; sums are far below 2^53."""
         parts = []
         for tap in taps:
             inside = (y >= tap.first_y) & (y <= tap.last_y) & (x >= tap.first_x) & (x <= tap.last_x)
@@ -132,8 +132,11 @@ class Machine:
             for step in range(conv.depth_steps):
                 values = self._at(conv.in_row + (step >> 1) * conv.in_rows, walked + tap.offset)
                 half = values[:, 4 * (step & 1) : 4 * (step & 1) + 4]
-                parts.append(np.where(inside[:, None], half, conv.pad))
-        return np.concatenate(parts, axis=1).astype(np.int64)
+                if conv.binary:
+                    parts.append(np.where(inside[:, None], _signs(half.view(np.uint8)), 0))
+                else:
+                    parts.append(np.where(inside[:, None], half, conv.pad))
+        return np.concatenate(parts, axis=1).astype(np.float64)
 
     def _finish(
         self,
@@ -146,7 +149,8 @@ class Machine:
         multiplier = head[0].view("<u4").astype(np.int64)
         bias = head[1].view("<i4").astype(np.int64)
         shift = -head[2, : isa.CHANNELS].astype(np.int64)
-        total = acc + bias
+        factor = head[2, isa.CHANNELS : 2 * isa.CHANNELS].astype(np.int64)
+        total = acc * factor + bias
         if conv.once:
             scaled = (total * multiplier + (np.int64(1) << (30 - shift))) >> (31 - shift)
         else:
@@ -163,11 +167,26 @@ class Machine:
         return limited.astype(np.int8)
 
 
+def _unpack(conv: isa.Conv, words: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Weights [steps without the one that reads what is added, 8, depth]."""
+    steps = conv.taps * conv.depth_steps
+    if conv.binary:
+        return _signs(words[:steps].reshape(steps, isa.CHANNELS, 4))
+    values = words.reshape(-1).view(np.int8)
+    if conv.nibbles:
+        values = np.stack([values << 4, values], axis=-1).reshape(-1) >> 4
+    return values.reshape(-1, isa.CHANNELS, isa.DEPTH)[:steps].astype(np.float64)
+
+
+def _signs(values: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """-1 for a bit of 0 and 1 for one of 1, the lowest first."""
+    return np.unpackbits(values, axis=-1, bitorder="little").astype(np.float64) * 2 - 1
+
+
 def cycles(conv: isa.Conv) -> int:
     """Cycles of the array for one instruction: a tile takes a cycle a step, but no less than its PIXELS to drain."""
-    steps = conv.taps * conv.depth_steps + conv.residual
-    tile = max(steps, isa.PIXELS)
-    head = steps + isa.PARAMETER_WORDS
+    tile = max(conv.steps, isa.PIXELS)
+    head = conv.steps + isa.PARAMETER_WORDS
     rest = (conv.position_tiles - 1) * tile
     overhead = CONV_OVERHEAD_RESIDUAL if conv.residual else CONV_OVERHEAD
     return overhead + head + rest + (conv.channel_tiles - 1) * (max(head, isa.PIXELS) + rest)

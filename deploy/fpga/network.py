@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,8 @@ class Layer:
         taps: row and column of each tap, relative to the output's times the stride.
         bias: int64 [C_out], with the input's zero point folded in.
         multiplier, shift: int64 [C_out]; scale is multiplier * 2^(shift - 31), shift in [-31, 0].
+        binary: the source is bits and weights are -1 or 1; a sum counts `factor` times.
+        thresholds: int64 [C_out]; the target is bits: whether a value reaches its channel's.  None: it is int8.
     """
 
     nodes: tuple[int, ...]
@@ -120,7 +122,15 @@ class Layer:
     once: bool = False
     diagonal: bool = False
     maximum: bool = False
-    sum: Sum | None = field(default=None)
+    sum: Sum | None = None
+    binary: bool = False
+    factor: NDArray[np.int64] | None = None
+    thresholds: NDArray[np.int64] | None = None
+
+    @property
+    def nibbles(self) -> bool:
+        """Whether its weights fit 4 bits."""
+        return not self.binary and bool(self.weights.min() >= -8 and self.weights.max() <= 7)
 
 
 class Unsupported(Exception):
@@ -165,6 +175,9 @@ def _tensor(model: Any, tensor: Any, index: int, types: dict[int, str]) -> Tenso
     values, raw = None, model.buffers[tensor.buffer].data
     if raw is not None and len(raw) and dtype in ("INT8", "INT32"):
         values = np.frombuffer(bytes(raw), np.dtype(dtype.lower()).newbyteorder("<")).reshape(shape)
+    elif raw is not None and len(raw) and dtype == "INT4":  # the lower half of a byte first
+        pairs = np.frombuffer(bytes(raw), np.int8)
+        values = (np.stack([pairs << 4, pairs], -1).reshape(-1) >> 4)[: math.prod(shape)].reshape(shape)
     name = (tensor.name or b"").decode(errors="replace")
     axis = int(quantization.quantizedDimension) if scales else 0
     return Tensor(index, name, shape, dtype, scales, zero_point, axis, values)
@@ -181,22 +194,31 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
     return (0, 0) if shift < -31 else (multiplier, shift)
 
 
-def layer_of(network: Network, node: Node) -> Layer:
+def layer_of(network: Network, node: Node, check: bool = True) -> Layer:
     """
     A node as a pass of the array.
+
+    Args:
+        check: that no int8 input makes a sum which is too large.
 
     Raises:
         Unsupported: why it stays on the CPU.
     """
     if node.op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return _conv(network, node)
-    if node.op == "FULLY_CONNECTED":
-        return _fully_connected(network, node)
-    if node.op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
-        return _pool(network, node)
-    if node.op == "ADD":
-        return _add(network, node)
-    raise Unsupported("no such operator in the accelerator")
+        layer = _conv(network, node)
+    elif node.op == "FULLY_CONNECTED":
+        layer = _fully_connected(network, node)
+    elif node.op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
+        layer = _pool(network, node)
+    elif node.op == "MEAN":
+        layer = _mean(network, node)
+    elif node.op == "ADD":
+        layer = _add(network, node)
+    else:
+        raise Unsupported("no such operator in the accelerator")
+    if check:
+        _check_sums(layer.weights, layer.bias)
+    return layer
 
 
 def _activation(network: Network, node: Node, index: int) -> Tensor:
@@ -233,8 +255,8 @@ def _range(tensor: Tensor, activation: int) -> tuple[int, int]:
 
 def _constants(network: Network, node: Node, channels: int) -> tuple[Tensor, NDArray[np.int8], NDArray[np.int64]]:
     weights = network.tensors[node.inputs[1]]
-    if weights.dtype != "INT8" or weights.values is None or not weights.scales:
-        raise Unsupported(f"weights are {weights.dtype.lower()}, not constant int8")
+    if weights.dtype not in ("INT8", "INT4") or weights.values is None or not weights.scales:
+        raise Unsupported(f"weights are {weights.dtype.lower()}, not constant int8 or int4")
     if weights.values.min() < -127:
         raise Unsupported("a weight is -128, and two of them share a multiplier only in [-127, 127]")
     if len(weights.scales) not in (1, channels):
@@ -305,7 +327,6 @@ def _conv(network: Network, node: Node) -> Layer:
             raise Unsupported("a grouped convolution")
         by_tap = weights.reshape(channels, -1, weights.shape[3])
     bias = bias - source.zero_point * by_tap.astype(np.int64).sum(axis=(1, 2))
-    _check_sums(by_tap, bias)
     effective = [source.scales[0] * scale / target.scales[0] for scale in constants.scales]
     multiplier, shift = _scales(effective, channels)
     least, most = _range(target, node.options["fusedActivationFunction"])
@@ -328,7 +349,6 @@ def _fully_connected(network: Network, node: Node) -> Layer:
     vectors = math.prod(target.shape[:-1])
     by_tap = weights.reshape(channels, 1, -1)
     bias = bias - source.zero_point * by_tap.astype(np.int64).sum(axis=(1, 2))
-    _check_sums(by_tap, bias)
     if len(constants.scales) == 1:  # the product of two scales is rounded to single precision here, and only here
         product = float(np.float32(source.scales[0]) * np.float32(constants.scales[0]))
         effective = [product / target.scales[0]]
@@ -374,18 +394,51 @@ def _pool(network: Network, node: Node) -> Layer:
     )  # fmt: skip
 
 
+def _mean(network: Network, node: Node) -> Layer:
+    """The average of an image: TFLite multiplies the sum by scale / count, as one multiplier, and rounds twice."""
+    source, target = _activation(network, node, node.inputs[0]), _activation(network, node, node.outputs[0])
+    axes = network.tensors[node.inputs[1]].values
+    if axes is None or len(source.shape) != 4 or sorted(int(a) % 4 for a in axes.reshape(-1)) != [1, 2]:
+        raise Unsupported("a mean of anything but a whole image")
+    height, width, channels = source.grid
+    count = height * width
+    multiplier, shift = quantize_multiplier(source.scales[0] / target.scales[0])
+    more = min(count.bit_length() - 1, 31 + shift)
+    multiplier, shift = (multiplier << more) // count, shift - more
+    if shift > 0 or more < 0:
+        raise Unsupported("a scale of 1 or more")
+    full = np.full(channels, multiplier, np.int64), np.full(channels, shift, np.int64)
+    return Layer(
+        nodes=(node.index,), source=source.index, target=target.index, grid_in=source.grid, grid_out=(1, 1, channels),
+        stride=(1, 1), taps=tuple((y, x) for y in range(height) for x in range(width)),
+        weights=np.ones((channels, count, 1), np.int8), bias=np.full(channels, -count * source.zero_point, np.int64),
+        multiplier=full[0], shift=full[1], zero_point=target.zero_point, least=-128, most=127, pad=0, diagonal=True,
+    )  # fmt: skip
+
+
 def _add(network: Network, node: Node) -> Layer:
     """A copy of the first operand, to which the second is added."""
     first, second = (_activation(network, node, i) for i in node.inputs)
     target = _activation(network, node, node.outputs[0])
     if not first.shape == second.shape == target.shape:
         raise Unsupported("an addition of unlike shapes")
-    channels = target.grid[2]
+    return replace(copy_of(network, node), target=target.index, sum=sum_of(network, node, first.index))
+
+
+def copy_of(network: Network, node: Node) -> Layer:
+    """
+    A layer that copies the node's first input; where to is for the caller to say.
+
+    Raises:
+        Unsupported: the accelerator cannot hold it.
+    """
+    source = _activation(network, node, node.inputs[0])
+    channels = source.grid[2]
     return Layer(
-        nodes=(node.index,), source=first.index, target=target.index, grid_in=first.grid, grid_out=target.grid,
+        nodes=(node.index,), source=source.index, target=-1, grid_in=source.grid, grid_out=source.grid,
         stride=(1, 1), taps=((0, 0),), weights=np.ones((channels, 1, 1), np.int8), bias=np.zeros(channels, np.int64),
         multiplier=np.full(channels, 1 << 31, np.int64), shift=np.zeros(channels, np.int64), zero_point=0, least=-128,
-        most=127, pad=0, once=True, diagonal=True, sum=sum_of(network, node, first.index),
+        most=127, pad=0, once=True, diagonal=True,
     )  # fmt: skip
 
 

@@ -10,10 +10,13 @@ import flatbuffers
 from deploy.errors import BuildError
 from deploy.fpga import isa
 from deploy.fpga.compiler import Compiled, Port, Segment, compile_model
-from deploy.fpga.network import Network, Node
+from deploy.fpga.model import cycles as array_cycles
+from deploy.fpga.network import Network, Node, read
 from devices.protocol.accelerated import Accelerated
 
 IDENTITY = 0xD1A5 << 16 | isa.VERSION  # of kernels/rtl/accelerator.sv
+ANSWERING_CYCLES = 100_000  # more than the slowest memory keeps a program waiting altogether
+_VARIABLES = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"}
 SHAPE = isa.PIXELS << 24 | isa.CHANNELS << 16 | isa.DEPTH << 8 | isa.BANKS
 
 
@@ -26,8 +29,10 @@ def package(data: bytes, name: str, stream: bool = False) -> Accelerated:
             several parts of the model, as they would take each other's place on the chip.
 
     Raises:
-        BuildError: it is no model, or the accelerator can run none of its nodes.
+        BuildError: it is no model, the accelerator can run none of its nodes, or it cannot be taken apart.
     """
+    if variables := sorted(_VARIABLES & {node.op for node in read(data, name).nodes}):
+        raise BuildError(f"{name} keeps variables, which parts of it cannot share ({', '.join(variables)})")
     compiled = compile_model(data, name, stream)
     if not compiled.segments:
         reasons = sorted({place.reason for place in compiled.placements})
@@ -96,15 +101,43 @@ def _step(part: Segment | list[Node], compiled: Compiled, data: bytes, body: _Bo
     return {
         "kind": "pl",
         "image": body.add(part.image),
-        "prepare": list(part.prepare),
-        "run": list(part.run),
+        "prepare": _program(part, part.prepare),
+        "run": _program(part, part.run),
         "resident": part.resident,
         "inputs": [_port(port, compiled.network, body) for port in part.inputs],
         "outputs": [_port(port, compiled.network, body) for port in part.outputs],
         "input_bytes": part.input_bytes,
         "output_bytes": part.output_bytes,
         "nodes": list(part.nodes),
+        "layers": _layers(part),
     }
+
+
+def _program(part: Segment, where: tuple[int, int]) -> list[int]:
+    """Where it lies, and the cycles after which something is wrong: ten times what array and bus take in turn."""
+    cycles = sum(
+        array_cycles(instruction) if isinstance(instruction, isa.Conv) else getattr(instruction, "beats", 0)
+        for instruction in _decoded(part, where)
+    )
+    return [*where, 10 * cycles + ANSWERING_CYCLES]
+
+
+def _layers(part: Segment) -> list[list[Any]]:
+    """After how many words of the program which nodes are computed; a layer may be several instructions."""
+    layers, tiles = list(part.layers), 0
+    ends: list[list[Any]] = []
+    for number, instruction in enumerate(_decoded(part, part.run), start=1):
+        if isinstance(instruction, isa.Conv):
+            tiles += instruction.channel_tiles
+            if tiles == -(-layers[len(ends)].grid_out[2] // isa.CHANNELS):
+                ends.append([number * isa.WORDS, list(layers[len(ends)].nodes)])
+                tiles = 0
+    return ends
+
+
+def _decoded(part: Segment, where: tuple[int, int]) -> list[isa.Instruction]:
+    offset, words = where
+    return isa.decode(part.image[offset : offset + words * isa.BEAT])
 
 
 def _port(port: Port, network: Network, body: _Body) -> dict[str, Any]:

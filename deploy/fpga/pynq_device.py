@@ -1,8 +1,8 @@
 """
 A device for pynq behind which the verilated accelerator runs: unmodified pynq code drives the RTL, in this process.
 
-``pynq.pl_server.device.Device.active_device = SimulatedDevice()`` is all that differs from a board.  Buffers have a
-copy on each side, so that a flush or an invalidate that is missing shows.  Needs the package ``pynq``.
+``pynq.pl_server.device.Device.active_device = SimulatedDevice()`` is all that differs from a board.  Needs the package
+``pynq``; boards of the kind pynq-sim do without it, see `simulated`.
 """
 
 from __future__ import annotations
@@ -10,34 +10,32 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from pynq.buffer import PynqBuffer
 from pynq.pl_server.device import Device
 
-from deploy.fpga.simulator import Bus, Register, Simulation
+from deploy.fpga.fabric import Fabric
+from deploy.fpga.simulator import Bus, Simulation
 
 NAME = "accelerator_0"
 _BASE = 0x4000_0000  # of the registers, where a Zynq's first general-purpose port begins
 _RANGE = 0x1_0000
-_PAGE = 4096
-_LOOK = 5_000  # cycles that pass while software looks at the status of a running program
 
 
 class SimulatedDevice(Device):  # type: ignore[misc]
     """
-    Args:
-        memory: bytes for all buffers together.
-
     Attributes:
         simulation: the accelerator.
     """
 
-    def __init__(self, memory: int = 1 << 24, bus: Bus | None = None, name: str = NAME) -> None:
+    def __init__(self, bus: Bus | None = None, name: str = NAME) -> None:
         super().__init__("deploy-simulated-accelerator")
         self.capabilities = {"REGISTER_RW": True}
-        self.simulation = Simulation(memory, bus or Bus())
-        self._free = _PAGE
+        self._fabric = Fabric(bus=bus)
         self._name = name
+
+    @property
+    def simulation(self) -> Simulation:
+        return self._fabric.simulation
 
     def get_bitfile_metadata(self, bitfile_name: str) -> Any:
         """What a .hwh says of an overlay with the accelerator."""
@@ -57,28 +55,20 @@ class SimulatedDevice(Device):  # type: ignore[misc]
         self.post_download(bitstream, parser)
 
     def read_registers(self, address: int, length: int) -> bytes:
-        register = address - _BASE
-        if register == Register.STATUS:
-            self.simulation.wait(_LOOK if self.simulation.read(Register.STATUS) & 1 else 0)
-        return b"".join(self.simulation.read(register + i).to_bytes(4, "little") for i in range(0, length, 4))
+        return b"".join(self._fabric.read(address - _BASE + i).to_bytes(4, "little") for i in range(0, length, 4))
 
     def write_registers(self, address: int, data: bytes) -> None:
         for i in range(0, len(data), 4):
-            self.simulation.write(address - _BASE + i, int.from_bytes(data[i : i + 4], "little"))
+            self._fabric.write(address - _BASE + i, int.from_bytes(data[i : i + 4], "little"))
 
     def allocate(self, shape: Any, dtype: Any, **_: Any) -> Any:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        start, self._free = self._free, -(-(self._free + size) // _PAGE) * _PAGE
-        if self._free > len(self.simulation.memory):
-            raise MemoryError(f"{size} bytes do not fit the simulated memory")
-        host = np.zeros(size, np.uint8)
-        copies = SimpleNamespace(host=host, start=start)
-        return PynqBuffer(shape, dtype, buffer=host, device=self, device_address=start, bo=copies, coherent=False)
+        made = self._fabric.allocate(shape, dtype)
+        return PynqBuffer(
+            shape, dtype, buffer=made.host, device=self, device_address=made.start, bo=made, coherent=False
+        )
 
     def flush(self, bo: Any, offset: int, virtual_address: int, size: int) -> None:
-        start = bo.start + offset
-        self.simulation.memory[start : start + size] = bo.host[offset : offset + size]
+        self._fabric.flush(bo, offset, size)
 
     def invalidate(self, bo: Any, offset: int, virtual_address: int, size: int) -> None:
-        start = bo.start + offset
-        bo.host[offset : offset + size] = self.simulation.memory[start : start + size]
+        self._fabric.invalidate(bo, offset, size)

@@ -30,7 +30,7 @@ from deploy.kernels import sources
 from deploy.paths import cache_dir
 
 _VERILATE = ("--cc", "-O3", "-Wno-fatal", "-Wno-WIDTH", "--top-module", "accelerator")
-_COMPILE = ("g++", "-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-w")
+_COMPILE = ("g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-w")
 
 
 class Register(IntEnum):
@@ -78,6 +78,23 @@ def verilator() -> Path | None:
     return Path(found) if found else None
 
 
+def is_built() -> bool:
+    """Whether `library` has nothing to build."""
+    return _cached(_files()).is_file()
+
+
+def _files() -> list[Path]:
+    folder = sources() / "rtl"
+    return sorted([*folder.glob("*.sv"), *folder.glob("sim/*.cpp")])
+
+
+def _cached(files: list[Path]) -> Path:
+    digest = hashlib.sha256(repr((_VERILATE, _COMPILE)).encode())
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
+    return cache_dir() / "rtl" / f"accelerator-{digest.hexdigest()[:32]}.so"
+
+
 def library() -> Path:
     """
     The verilated accelerator, from the cache or built now: some half a minute.
@@ -85,12 +102,8 @@ def library() -> Path:
     Raises:
         KernelsMissing: Verilator or a C++ compiler is not here, or the build fails.
     """
-    folder = sources() / "rtl"
-    files = sorted([*folder.glob("*.sv"), *folder.glob("sim/*.cpp")])
-    digest = hashlib.sha256(repr((_VERILATE, _COMPILE)).encode())
-    for path in files:
-        digest.update(path.name.encode() + path.read_bytes())
-    cached = cache_dir() / "rtl" / f"accelerator-{digest.hexdigest()[:32]}.so"
+    files = _files()
+    cached = _cached(files)
     if cached.is_file():
         return cached
     program = verilator()
@@ -135,29 +148,31 @@ def _run(command: list[str]) -> None:
 
 class Simulation:
     """
-    One accelerator with memory of its own.
+    One accelerator and the memory that its master reaches.
+
+    Args:
+        memory: uint8 [size], from address 0, as it is shared with others; or the size of one of its own, of zeros.
 
     Attributes:
-        memory: uint8 [size]: what the accelerator's master reaches, from address 0.
+        memory: the same.
 
     Raises:
         KernelsMissing: as `library`.
     """
 
-    def __init__(self, size: int, bus: Bus = Bus()) -> None:
+    def __init__(self, memory: int | NDArray[np.uint8], bus: Bus = Bus()) -> None:
         self._library = ctypes.CDLL(str(library()))
         self._declare()
-        self._self = ctypes.c_void_p(self._library.simulation_create(size))
-        start = self._library.simulation_memory(self._self)
-        self.memory: NDArray[np.uint8] = np.ctypeslib.as_array(start, (size,))
+        self.memory = np.zeros(memory, np.uint8) if isinstance(memory, int) else memory
+        start = ctypes.c_void_p(self.memory.ctypes.data)
+        self._self = ctypes.c_void_p(self._library.simulation_create(start, self.memory.size))
         self.use(bus)
 
     def _declare(self) -> None:
         lib, handle = self._library, ctypes.c_void_p
         for name, result, arguments in (
-            ("create", handle, [ctypes.c_uint64]),
+            ("create", handle, [handle, ctypes.c_uint64]),
             ("destroy", None, [handle]),
-            ("memory", ctypes.POINTER(ctypes.c_uint8), [handle]),
             ("bus", None, [handle, *[ctypes.c_uint32] * 4, ctypes.c_int]),
             ("write", None, [handle, ctypes.c_uint32, ctypes.c_uint32]),
             ("read", ctypes.c_uint32, [handle, ctypes.c_uint32]),

@@ -13,8 +13,6 @@ from deploy.fpga.memory import place
 from deploy.fpga.model import Machine
 from deploy.fpga.simulator import Bus, Register, Simulation
 
-PEAK = isa.PIXELS * isa.CHANNELS * isa.DEPTH  # products a cycle
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -26,7 +24,8 @@ class Trial:
         steps: of them, those in which the array was fed.
         bus_bytes: moved in that time, beside the computation as far as it goes.
         prepare_cycles: to bring what stays on the chip, once.
-        macs: that the model asks for; `share` of what the array could do in `cycles`.
+        macs: that the model asks for.
+        peak_cycles: that the array would take for them, were all of it at work; `share` of `cycles`.
         exact: the outputs equal those of the model in numpy.
     """
 
@@ -35,11 +34,12 @@ class Trial:
     bus_bytes: int
     prepare_cycles: int
     macs: int
+    peak_cycles: float
     exact: bool
 
     @property
     def share(self) -> float:
-        return self.macs / (self.cycles * PEAK)
+        return self.peak_cycles / self.cycles
 
 
 def run(compiled: Compiled, bus: Bus, seed: int = 0) -> list[Trial]:
@@ -77,5 +77,5 @@ def run(compiled: Compiled, bus: Bus, seed: int = 0) -> list[Trial]:
             got = placed.get(simulation.memory)
             exact = all(np.array_equal(wanted[tensor], got[tensor]) for tensor in wanted)
             steps, beats = simulation.read(Register.STEPS), simulation.read(Register.BEATS)
-        trials.append(Trial(taken[1], steps, beats * isa.BEAT, taken[0], segment.macs, exact))
+        trials.append(Trial(taken[1], steps, beats * isa.BEAT, taken[0], segment.macs, segment.peak_cycles, exact))
     return trials

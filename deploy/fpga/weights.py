@@ -11,35 +11,61 @@ from deploy.fpga import isa
 from deploy.fpga.network import Layer
 
 AHEAD = 3  # layers whose weights may be on their way before they are needed
+NEVER = 128  # a threshold that no int8 reaches
 
 
 def pack_weights(layer: Layer) -> NDArray[np.uint8]:
-    """uint8 [channel tiles, words, 32]: the words of parameters, then one for each step, in the order of the array."""
+    """uint8 [channel tiles, words, 32]: the words of parameters, then those of the steps, in the order of the array."""
     channels, taps, depth = layer.weights.shape
     tiles = -(-channels // isa.CHANNELS)
-    full = np.zeros((tiles * isa.CHANNELS, taps, -(-depth // isa.DEPTH) * isa.DEPTH), np.int8)
+    products = isa.BINARY_DEPTH if layer.binary else isa.DEPTH
+    full = np.zeros((tiles * isa.CHANNELS, taps, -(-depth // products) * products), np.int8)
     full[:channels, :, :depth] = layer.weights
-    if layer.diagonal:
+    if layer.binary:
+        full[:, :, depth::2] = 1  # channels that are not there are 0 bits: half of them agree, and nothing is added
+        bits = np.packbits(full > 0, axis=2, bitorder="little").reshape(tiles, isa.CHANNELS, taps, -1, 4)
+        steps = bits.transpose(0, 2, 3, 1, 4).reshape(tiles, -1, 32)
+    elif layer.diagonal:
         lanes = np.zeros((tiles, taps, isa.CHANNELS, isa.DEPTH), np.int8)
         by_tile = full[:, :, 0].reshape(tiles, isa.CHANNELS, taps)
         for lane in range(isa.CHANNELS):
             lanes[:, :, lane, lane % isa.DEPTH] = by_tile[:, lane]
-        steps = lanes.reshape(tiles, taps, 32)
+        steps = lanes.reshape(tiles, taps, 32).view(np.uint8)
     else:
         groups = full.reshape(tiles, isa.CHANNELS, taps, -1, isa.DEPTH)
-        steps = groups.transpose(0, 2, 3, 1, 4).reshape(tiles, -1, 32)
-    head = np.zeros((tiles, isa.PARAMETER_WORDS, 32), np.uint8)
-    padding = np.zeros(tiles * isa.CHANNELS - channels, np.int64)
-    for word, (values, kind) in enumerate(((layer.multiplier, "<u4"), (layer.bias, "<i4"), (-layer.shift, "u1"))):
-        each = np.concatenate([values, padding]).astype(kind).reshape(tiles, isa.CHANNELS).view(np.uint8)
-        head[:, word, : each.shape[1]] = each
+        steps = groups.transpose(0, 2, 3, 1, 4).reshape(tiles, -1, 32).view(np.uint8)
     tail = np.zeros((tiles, 1 if layer.sum else 0, 32), np.uint8)  # the step that reads what is added
-    return np.concatenate([head, steps.view(np.uint8), tail], axis=1)
+    steps = np.concatenate([steps, tail], axis=1)
+    if layer.nibbles:
+        steps = np.pad(steps, ((0, 0), (0, steps.shape[1] % 2), (0, 0)))
+        steps = (steps[:, :, ::2] & np.uint8(15) | steps[:, :, 1::2] << np.uint8(4)).reshape(tiles, -1, 32)
+    return np.concatenate([_parameters(layer, tiles), steps], axis=1)
 
 
-def parts_of(packed: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.uint8]]]:
-    """Channel tiles that go together: half of the memory at most, so that the next ones may come meanwhile."""
-    most = max(1, isa.WEIGHT_WORDS // 2 // packed.shape[1])
+def _parameters(layer: Layer, tiles: int) -> NDArray[np.uint8]:
+    """uint8 [tiles, PARAMETER_WORDS, 32].  A channel that is not there reaches no threshold."""
+    channels = len(layer.weights)
+
+    def each(values: NDArray[np.int64] | None, otherwise: int, kind: str) -> NDArray[np.uint8]:
+        padded = np.full(tiles * isa.CHANNELS, otherwise, np.int64)
+        padded[:channels] = otherwise if values is None else values
+        return padded.astype(kind).reshape(tiles, isa.CHANNELS).view(np.uint8)
+
+    finals = [each(-layer.shift, 0, "u1"), each(layer.factor, 1, "u1"), each(layer.thresholds, NEVER, "<i2")]
+    return np.stack(
+        [each(layer.multiplier, 0, "<u4"), each(layer.bias, 0, "<i4"), np.concatenate(finals, axis=1)], axis=1
+    )
+
+
+def parts_of(packed: NDArray[np.uint8], binarized: bool = False) -> list[tuple[int, NDArray[np.uint8]]]:
+    """
+    Channel tiles that go together: half of the memory at most, so that the next ones may come meanwhile.
+
+    Args:
+        binarized: they write bits, so that those of one word belong together.
+    """
+    unit = isa.BITS // isa.CHANNELS if binarized else 1
+    most = max(1, isa.WEIGHT_WORDS // 2 // packed.shape[1] // unit) * unit
     if packed.shape[0] * packed.shape[1] <= isa.WEIGHT_WORDS // 2:
         most = packed.shape[0]
     return [(start, packed[start : start + most]) for start in range(0, len(packed), most)]

@@ -60,7 +60,7 @@ module accelerator #(
     input  logic        m_axi_bvalid,
     output logic        m_axi_bready
 );
-  localparam int VERSION = 1;  // isa.VERSION
+  localparam int VERSION = 2;  // isa.VERSION
   localparam int SUM_BITS = 25;
   localparam int BANK_BITS = $clog2(BANKS);
   localparam int ROW_BITS = $clog2(ROWS);
@@ -77,7 +77,8 @@ module accelerator #(
   assign m_axi_wstrb = 8'hff;
 
   // Control.
-  logic start, abort, busy, done, unknown, load_failed, store_failed, step;
+  logic start, abort, busy, done, unknown, load_failed, store_failed;
+  isa::step_t step;
   logic [31:0] program_address, program_words, model_base, input_base, output_base;
   registers #(
       .IDENTITY({16'hd1a5, 16'(VERSION)}),
@@ -86,16 +87,14 @@ module accelerator #(
       .clock, .reset, .s_axi_awaddr, .s_axi_awvalid, .s_axi_awready, .s_axi_wdata, .s_axi_wstrb, .s_axi_wvalid,
       .s_axi_wready, .s_axi_bresp, .s_axi_bvalid, .s_axi_bready, .s_axi_araddr, .s_axi_arvalid, .s_axi_arready,
       .s_axi_rdata, .s_axi_rresp, .s_axi_rvalid, .s_axi_rready, .start, .abort, .program_address, .program_words,
-      .model_base, .input_base, .output_base, .busy, .done, .unknown, .bus_error(load_failed || store_failed), .step,
+      .model_base, .input_base, .output_base, .busy, .done, .unknown, .bus_error(load_failed || store_failed), .step(step.valid),
       .beat((m_axi_rvalid && m_axi_rready) || (m_axi_wvalid && m_axi_wready)), .interrupt(irq)
   );
 
   // Loads and stores.
+  isa::move_t move;
   logic load_push, load_full, load_busy, load_ended, store_start, store_busy;
-  logic [2:0] load_memory;
-  logic [31:0] load_address;
-  logic [23:0] load_beats;
-  logic [15:0] load_to, load_rows, load_positions, load_entry;
+  logic [15:0] load_entry;
   logic weight_write, tap_write, table_write, activation_write, program_write;
   logic [BANK_BITS-1:0] load_bank;
   logic [ROW_BITS-1:0] load_row;
@@ -104,11 +103,10 @@ module accelerator #(
       .BANK_BITS(BANK_BITS),
       .ROW_BITS (ROW_BITS)
   ) loads (
-      .clock, .reset, .abort, .push(load_push), .full(load_full), .memory(load_memory), .address(load_address),
-      .beats(load_beats), .to(load_to), .rows(load_rows), .positions(load_positions), .busy(load_busy),
-      .ended(load_ended), .failed(load_failed), .m_axi_araddr, .m_axi_arlen, .m_axi_arvalid, .m_axi_arready,
-      .m_axi_rdata, .m_axi_rresp, .m_axi_rlast, .m_axi_rvalid, .m_axi_rready, .weight_write, .tap_write, .table_write,
-      .activation_write, .program_write, .entry(load_entry), .bank(load_bank), .row(load_row), .data(load_data)
+      .clock, .reset, .abort, .push(load_push), .full(load_full), .move, .busy(load_busy), .ended(load_ended),
+      .failed(load_failed), .m_axi_araddr, .m_axi_arlen, .m_axi_arvalid, .m_axi_arready, .m_axi_rdata, .m_axi_rresp,
+      .m_axi_rlast, .m_axi_rvalid, .m_axi_rready, .weight_write, .tap_write, .table_write, .activation_write,
+      .program_write, .entry(load_entry), .bank(load_bank), .row(load_row), .data(load_data)
   );
 
   logic store_read;
@@ -118,39 +116,22 @@ module accelerator #(
   write_engine #(
       .ROW_BITS(ROW_BITS)
   ) stores (
-      .clock, .reset, .abort, .start(store_start), .address(load_address), .beats(load_beats), .from(load_to),
-      .rows(load_rows), .positions(load_positions), .busy(store_busy), .failed(store_failed), .read(store_read),
+      .clock, .reset, .abort, .start(store_start), .move, .busy(store_busy), .failed(store_failed), .read(store_read),
       .read_row(store_row), .read_position(store_position), .read_data(lanes[63:0]), .m_axi_awaddr, .m_axi_awlen,
       .m_axi_awvalid, .m_axi_awready, .m_axi_wdata, .m_axi_wlast, .m_axi_wvalid, .m_axi_wready, .m_axi_bresp,
       .m_axi_bvalid, .m_axi_bready
   );
 
   // Steps.
-  logic parameters, first, last, tile_first, channel_first, plain, half, tile_done;
-  logic [1:0] parameter_0;
-  logic [TAP_BITS-1:0] tap;
-  logic [ROW_BITS-1:0] row;
-  logic [15:0] base;
-  logic [WORD_BITS-1:0] weight;
-  logic once, diagonal, maximum, add, split, sum_set;
-  logic [15:0] width, out_row, out_rows, out_pitch, out_plane, out_height, out_width;
-  logic [7:0] tile_rows, tile_columns;
-  logic signed [7:0] pad, zero_point, least, most, sum_zero_point, sum_least, sum_most;
-  logic [4:0] sum_shift;
+  isa::conv_t conv;
+  logic tile_done;
   sequencer #(
       .PIXELS(PIXELS),
-      .ROW_BITS(ROW_BITS),
-      .TAP_BITS(TAP_BITS),
-      .WORD_BITS(WORD_BITS),
       .PROGRAM_WORDS(PROGRAM_WORDS)
   ) steps (
       .clock, .reset, .start, .abort, .program_address, .program_words(program_words[23:0]), .model_base, .input_base,
-      .output_base, .busy, .done, .unknown, .load_push, .load_full, .load_busy, .load_ended, .load_memory,
-      .load_address, .load_beats, .load_to, .load_rows, .load_positions, .program_write, .program_entry(load_entry),
-      .program_data(load_data), .store_start, .store_busy, .step, .parameters, .parameter_index(parameter_0), .first, .last,
-      .tile_first, .channel_first, .plain, .half, .tap, .row, .base, .weight, .tile_done, .once, .diagonal, .maximum,
-      .add, .split, .width, .tile_rows, .tile_columns, .out_row, .out_rows, .out_pitch, .out_plane, .out_height,
-      .out_width, .pad, .zero_point, .least, .most, .sum_set, .sum_shift, .sum_zero_point, .sum_least, .sum_most
+      .output_base, .busy, .done, .unknown, .move, .load_push, .load_full, .load_busy, .load_ended, .program_write,
+      .program_entry(load_entry), .program_data(load_data), .store_start, .store_busy, .step, .conv, .tile_done
   );
 
   // What comes along with a step: [i] is valid i cycles after it.
@@ -159,22 +140,33 @@ module accelerator #(
   always_ff @(posedge clock) begin
     if (reset || abort) {step_at, last_at, parameters_at} <= '0;
     else begin
-      step_at <= {step_at[10:1], step};
-      last_at <= {last_at[10:1], last};
-      parameters_at <= {parameters_at[10:1], parameters};
+      step_at <= {step_at[10:1], step.valid};
+      last_at <= {last_at[10:1], step.last};
+      parameters_at <= {parameters_at[10:1], step.parameters};
     end
-    first_at <= {first_at[10:1], first};
-    tile_first_at <= {tile_first_at[10:1], tile_first};
-    channel_first_at <= {channel_first_at[10:1], channel_first};
-    plain_at <= {plain_at[10:1], plain};
-    parameter_at[1] <= parameter_0;
+    first_at <= {first_at[10:1], step.first};
+    tile_first_at <= {tile_first_at[10:1], step.tile_first};
+    channel_first_at <= {channel_first_at[10:1], step.channel_first};
+    plain_at <= {plain_at[10:1], step.plain};
+    parameter_at[1] <= step.parameter_word;
     for (int i = 2; i <= 10; i++) parameter_at[i] <= parameter_at[i-1];
   end
 
-  // Operands.
+  // Operands.  A store reads in the place of a step.
+  isa::step_t fetched;
+  always_comb begin
+    fetched = step;
+    if (store_read) begin
+      fetched.plain = 1'b1;
+      fetched.row = 16'(store_row);
+      fetched.base = store_position;
+    end
+  end
+
   logic [PIXELS*32-1:0] lower, upper;
+  logic [PIXELS-1:0] present;
   logic [255:0] weights;
-  logic write;
+  logic [7:0] write;
   logic [BANK_BITS-1:0] write_bank;
   logic [ROW_BITS-1:0] write_row;
   logic [63:0] write_data;
@@ -185,12 +177,10 @@ module accelerator #(
       .TAPS  (TAPS),
       .WORDS (WORDS)
   ) operands (
-      .clock, .step, .first, .tile_first, .plain(plain || store_read), .half, .tap,
-      .row(store_read ? store_row : row), .base(store_read ? store_position : base), .weight, .diagonal, .pad, .width,
-      .tile_rows, .tile_columns, .tap_write, .tap_entry(load_entry[TAP_BITS-1:0]), .weight_write,
-      .weight_slice(load_entry[WORD_BITS+1:0]), .load_data, .write(write || activation_write),
-      .write_bank(write ? write_bank : load_bank), .write_row(write ? write_row : load_row),
-      .write_data(write ? write_data : load_data), .lanes, .lower, .upper, .weights
+      .clock, .step(fetched), .conv, .tap_write, .tap_entry(load_entry[TAP_BITS-1:0]), .weight_write,
+      .weight_slice(load_entry[WORD_BITS+1:0]), .load_data, .write(activation_write ? 8'hff : write),
+      .write_bank(activation_write ? load_bank : write_bank), .write_row(activation_write ? load_row : write_row),
+      .write_data(activation_write ? load_data : write_data), .lanes, .lower, .upper, .present, .weights
   );
 
   logic [PIXELS*CHANNELS*SUM_BITS-1:0] sums;
@@ -199,7 +189,8 @@ module accelerator #(
       .CHANNELS(CHANNELS),
       .SUM_BITS(SUM_BITS)
   ) multipliers (
-      .clock, .lower, .upper, .weights, .add(step_at[10]), .restart(first_at[10]), .maximum, .sums
+      .clock, .lower, .upper, .weights, .binary(conv.binary), .present, .add(step_at[10]), .restart(first_at[10]),
+      .maximum(conv.maximum), .sums
   );
 
   // What is added to a tile was read in its last step.
@@ -208,15 +199,14 @@ module accelerator #(
 
   // Parameters keep pace with the steps, so that the tile before is not finished with the wrong ones.
   logic [255:0] late[6:10];
-  logic [255:0] multiplier, bias;
-  logic [63:0] shift;
+  logic [255:0] multiplier, bias, finals;
   always_ff @(posedge clock) begin
     late[6] <= weights;
     for (int i = 7; i <= 10; i++) late[i] <= late[i-1];
     if (parameters_at[10]) begin
       if (parameter_at[10] == 2'd0) multiplier <= late[10];
       if (parameter_at[10] == 2'd1) bias <= late[10];
-      if (parameter_at[10] == 2'd2) shift <= late[10][63:0];
+      if (parameter_at[10] == 2'd2) finals <= late[10];
     end
   end
 
@@ -228,9 +218,7 @@ module accelerator #(
       .ROWS(ROWS)
   ) results (
       .clock, .reset(reset || abort), .take(last_at[11]), .tile_first(tile_first_at[11]),
-      .channel_first(channel_first_at[11]), .sums, .others, .multipliers(multiplier), .biases(bias), .shifts(shift),
-      .once, .add, .split, .width, .out_row, .out_rows, .out_pitch, .out_plane, .out_height, .out_width, .zero_point,
-      .least, .most, .sum_set, .sum_shift, .sum_zero_point, .sum_least, .sum_most, .table_write,
-      .table_entry(load_entry[9:0]), .load_data, .write, .write_bank, .write_row, .write_data, .tile_done
+      .channel_first(channel_first_at[11]), .sums, .others, .multipliers(multiplier), .biases(bias), .finals, .conv,
+      .table_write, .table_entry(load_entry[9:0]), .load_data, .write, .write_bank, .write_row, .write_data, .tile_done
   );
 endmodule

@@ -7,8 +7,8 @@ module activations #(
     parameter int ROWS   = 1024
 ) (
     input  logic                     clock,
-    // Write one position.
-    input  logic                     write,
+    // Write one position, or some of its bytes.
+    input  logic [              7:0] write,
     input  logic [$clog2(BANKS)-1:0] write_bank,
     input  logic [ $clog2(ROWS)-1:0] write_row,
     input  logic [             63:0] write_data,
@@ -29,10 +29,11 @@ module activations #(
     assign bank_row = row + ROW_BITS'(BANK_BITS'(b) < rotation);
     ram #(
         .WIDTH(64),
-        .ROWS (ROWS)
+        .ROWS (ROWS),
+        .PARTS(8)
     ) bank (
         .clock(clock),
-        .write(write && write_bank == BANK_BITS'(b)),
+        .write(write_bank == BANK_BITS'(b) ? write : 8'd0),
         .write_row(write_row),
         .write_data(write_data),
         .read_row(bank_row),

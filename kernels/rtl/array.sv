@@ -3,6 +3,8 @@
 // One multiplier of a DSP48E1 makes two products: the weights of two channels lie 17 bits apart in its 25-bit operand.
 // Four in a row add up in the DSPs' own cascade; each is one cycle behind the one before, and so are its operands.
 // The lower sum is at most 4 * 127 * 128 < 2^16 in size, so 17 bits hold it: that is why no weight may be -128.
+//
+// Where operands are `binary`, their 32 bits are 32 values of -1 or 1: agreement.sv takes the place of the DSPs.
 module array #(
     parameter int PIXELS   = 12,
     parameter int CHANNELS = 8,
@@ -13,6 +15,8 @@ module array #(
     input  logic [               PIXELS*32-1:0] lower,      // 4 input channels, for output channels 0 to 3
     input  logic [               PIXELS*32-1:0] upper,      // for output channels 4 to 7
     input  logic [             CHANNELS*32-1:0] weights,    // 4 for each output channel
+    input  logic                                binary,
+    input  logic [                  PIXELS-1:0] present,    // else it is padding, which adds nothing where binary
     // Of the step whose operands came 5 cycles ago.
     input  logic                                add,
     input  logic                                restart,    // the first step of a tile
@@ -34,7 +38,7 @@ module array #(
       logic signed [7:0] even, odd;
       assign even = weights[(2*c*K+k)*8+:8];
       assign odd  = weights[((2*c+1)*K+k)*8+:8];
-      always_ff @(posedge clock) packed_weights[c][k][0] <= (25'(odd) <<< GAP) + 25'(even);
+      always_ff @(posedge clock) packed_weights[c][k][0] <= binary ? '0 : (25'(odd) <<< GAP) + 25'(even);
       for (genvar d = 1; d <= k; d++) begin : g_delay
         always_ff @(posedge clock) packed_weights[c][k][d] <= packed_weights[c][k][d-1];
       end
@@ -56,7 +60,25 @@ module array #(
     end
   end
 
+  logic [PIXELS*32-1:0] bits_1, bits_2;
+  logic [CHANNELS*32-1:0] bit_weights_1, bit_weights_2;
+  logic [PIXELS-1:0] present_1, present_2, present_3, present_4;
+  always_ff @(posedge clock) begin
+    if (binary) begin
+      {bits_2, bits_1} <= {bits_1, lower};
+      {bit_weights_2, bit_weights_1} <= {bit_weights_1, weights};
+    end
+    {present_4, present_3, present_2, present_1} <= {present_3, present_2, present_1, present};
+  end
+
   for (genvar p = 0; p < PIXELS; p++) begin : g_pixel
+    logic signed [6:0] agreements[0:CHANNELS-1];
+    for (genvar c = 0; c < CHANNELS; c++) begin : g_channel
+      agreement channel (
+          .clock(clock), .enable(binary), .a(bits_2[p*32+:32]), .b(bit_weights_2[c*32+:32]), .counts(present_4[p]),
+          .value(agreements[c])
+      );
+    end
     for (genvar c = 0; c < PAIRS; c++) begin : g_pair
       logic signed [P_BITS-1:0] cascade[0:K-1];
       for (genvar k = 0; k < K; k++) begin : g_k
@@ -70,10 +92,12 @@ module array #(
           always_ff @(posedge clock) cascade[k] <= cascade[k-1] + product;
         end
       end
-      // A negative lower sum has borrowed one from the upper.
-      logic signed [SUM_BITS-1:0] even, odd;
-      assign even = SUM_BITS'($signed(cascade[K-1][GAP-1:0]));
-      assign odd  = SUM_BITS'($signed(cascade[K-1][P_BITS-1:GAP])) + SUM_BITS'(cascade[K-1][GAP-1]);
+      // A negative lower sum has borrowed one from the upper.  One of product and agreement is always 0.
+      logic signed [SUM_BITS-1:0] even_product, odd_product, even, odd;
+      assign even_product = SUM_BITS'($signed(cascade[K-1][GAP-1:0]));
+      assign odd_product = SUM_BITS'($signed(cascade[K-1][P_BITS-1:GAP])) + SUM_BITS'(cascade[K-1][GAP-1]);
+      assign even = even_product | SUM_BITS'(agreements[2*c]);
+      assign odd = odd_product | SUM_BITS'(agreements[2*c+1]);
       accumulator #(
           .BITS(SUM_BITS)
       ) even_sum (

@@ -13,12 +13,7 @@ module read_engine #(
 
     input  logic        push,
     output logic        full,
-    input  logic [ 2:0] memory,     // as isa.Memory; 4: the program
-    input  logic [31:0] address,
-    input  logic [23:0] beats,
-    input  logic [15:0] to,
-    input  logic [15:0] rows,
-    input  logic [15:0] positions,
+    input  isa::move_t  move,
     output logic        busy,
     output logic        ended,      // a load has ended
     output logic        failed,
@@ -43,8 +38,7 @@ module read_engine #(
     output logic [ ROW_BITS-1:0] row,
     output logic [         63:0] data
 );
-  localparam int BITS = 3 + 32 + 24 + 16 + 16 + 16;
-  logic [BITS-1:0] queue[0:3];
+  isa::move_t queue[0:3];
   logic [2:0] count;
   logic [1:0] head, tail;
   assign full = count == 3'd4;
@@ -56,7 +50,7 @@ module read_engine #(
   logic [23:0] to_ask, to_come;
   logic [15:0] group_rows, group_positions, position, group_row;
   logic [$clog2(OUTSTANDING+1)-1:0] bursts;
-  logic [BITS-1:0] first;
+  isa::move_t first;
   assign first = queue[head];
 
   logic take, asks, last_beat;
@@ -75,18 +69,21 @@ module read_engine #(
       m_axi_arvalid <= 1'b0;
     end else begin
       if (push && !full) begin
-        queue[tail] <= {memory, address, beats, to, rows, positions};
+        queue[tail] <= move;
         tail <= tail + 2'd1;
       end
       count <= count + 3'(push && !full) - 3'(!working && count != 0 && bursts == 0);
       if (!working && count != 0 && bursts == 0) begin
-        {to_memory, next_address, to_ask, entry, group_rows, group_positions} <= first;
-        to_come <= first[71:48];
-        group_row <= first[47:32];
+        to_memory <= first.memory;
+        next_address <= first.address;
+        {to_ask, to_come} <= {first.beats, first.beats};
+        {entry, group_row} <= {first.to, first.to};
+        group_rows <= first.rows;
+        group_positions <= first.positions;
         position <= '0;
         head <= head + 2'd1;
-        working <= first[71:48] != 0;
-        ended <= first[71:48] == 0 && first[BITS-1:BITS-3] != 3'd4;
+        working <= first.beats != 0;
+        ended <= first.beats == 0 && first.memory != isa::PROGRAM;
       end
 
       if (asks) m_axi_arvalid <= 1'b0;
@@ -110,7 +107,7 @@ module read_engine #(
           end else position <= position + 16'd1;
           if (last_beat) begin
             working <= 1'b0;
-            ended   <= to_memory != 3'd4;
+            ended   <= to_memory != isa::PROGRAM;
           end
         end
       end
@@ -128,7 +125,7 @@ module read_engine #(
   assign tap_write = take && working && to_memory == 3'd1;
   assign table_write = take && working && to_memory == 3'd2;
   assign activation_write = take && working && to_memory == 3'd3;
-  assign program_write = take && working && to_memory == 3'd4;
+  assign program_write = take && working && to_memory == isa::PROGRAM;
   assign bank = position[BANK_BITS-1:0];
   assign row = group_row[ROW_BITS-1:0] + ROW_BITS'(position >> BANK_BITS);
 endmodule

@@ -2,10 +2,7 @@
 //
 // deploy/fpga/isa.py says what the fields mean and where they lie.
 module sequencer #(
-    parameter int PIXELS   = 12,
-    parameter int ROW_BITS = 10,
-    parameter int TAP_BITS = 10,
-    parameter int WORD_BITS = 14,
+    parameter int PIXELS        = 12,
     parameter int PROGRAM_WORDS = 1024
 ) (
     input logic clock,
@@ -22,65 +19,21 @@ module sequencer #(
     output logic        done,        // for one cycle
     output logic        unknown,     // it met an operation that does not exist
 
-    // Loads.
+    // Loads and stores.
+    output isa::move_t  move,
     output logic        load_push,
     input  logic        load_full,
     input  logic        load_busy,
     input  logic        load_ended,
-    output logic [ 2:0] load_memory,
-    output logic [31:0] load_address,
-    output logic [23:0] load_beats,
-    output logic [15:0] load_to,
-    output logic [15:0] load_rows,
-    output logic [15:0] load_positions,
     input  logic        program_write,
     input  logic [15:0] program_entry,
     input  logic [63:0] program_data,
+    output logic        store_start,
+    input  logic        store_busy,
 
-    // Stores take the same fields.
-    output logic store_start,
-    input  logic store_busy,
-
-    // A step; valid in the same cycle.
-    output logic                 step,
-    output logic                 parameters,     // the words of parameters, not of weights
-    output logic [          1:0] parameter_index,// which of them
-    output logic                 first,          // of a tile
-    output logic                 last,
-    output logic                 tile_first,     // of a channel tile's positions
-    output logic                 channel_first,  // in the first channel tile
-    output logic                 plain,
-    output logic                 half,
-    output logic [ TAP_BITS-1:0] tap,
-    output logic [ ROW_BITS-1:0] row,
-    output logic [         15:0] base,
-    output logic [WORD_BITS-1:0] weight,
-    input  logic                 tile_done,
-
-    // Fields of the layer that others use.
-    output logic               once,
-    output logic               diagonal,
-    output logic               maximum,
-    output logic               add,
-    output logic               split,
-    output logic        [15:0] width,
-    output logic        [ 7:0] tile_rows,
-    output logic        [ 7:0] tile_columns,
-    output logic        [15:0] out_row,
-    output logic        [15:0] out_rows,
-    output logic        [15:0] out_pitch,
-    output logic        [15:0] out_plane,
-    output logic        [15:0] out_height,
-    output logic        [15:0] out_width,
-    output logic signed [ 7:0] pad,
-    output logic signed [ 7:0] zero_point,
-    output logic signed [ 7:0] least,
-    output logic signed [ 7:0] most,
-    output logic               sum_set,
-    output logic        [ 4:0] sum_shift,
-    output logic signed [ 7:0] sum_zero_point,
-    output logic signed [ 7:0] sum_least,
-    output logic signed [ 7:0] sum_most
+    output isa::step_t step,      // of this cycle
+    output isa::conv_t conv,
+    input  logic       tile_done
 );
   localparam int PROGRAM_BITS = $clog2(PROGRAM_WORDS);
   localparam logic [1:0] PARAMETERS = 2'd3;  // words of parameters
@@ -103,7 +56,7 @@ module sequencer #(
   // The instruction.
   logic [PROGRAM_BITS-1:0] at;
   logic [3:0] reading;
-  logic [63:0] word[0:7];
+  logic [63:0] word[0:7];  // the last two hold nothing yet
   logic [63:0] read_word;
   ram #(
       .WIDTH(64),
@@ -113,60 +66,62 @@ module sequencer #(
       .read_row(at), .read_data(read_word)
   );
 
-  logic [7:0] op;
-  logic [15:0] wait_loads, channel_tiles, position_tiles, in_row, in_rows, first_tap, taps, depth_steps, weights;
-  logic [15:0] residual_row, residual_rows;
+  isa::load_t load;
   logic [31:0] origin;
-  assign op = word[0][7:0];
-  assign wait_loads = word[0][23:8];
-  assign {split, add, maximum, diagonal, once} = word[0][28:24];
-  assign channel_tiles = word[0][47:32];
-  assign position_tiles = word[0][63:48];
-  assign {taps, first_tap, in_rows, in_row} = word[1];
-  assign {tile_columns, tile_rows, width, weights, depth_steps} = word[2];
-  assign {out_plane, out_pitch, out_rows, out_row} = word[3];
-  assign {most, least, zero_point, pad, out_width, out_height} = word[4];
-  assign {sum_most, sum_least, sum_zero_point} = word[5][63:40];
-  assign sum_shift = word[5][37:33];
-  assign sum_set = word[5][32];
-  assign residual_rows = word[5][31:16];
-  assign residual_row = word[5][15:0];
+  assign conv = {word[5], word[4], word[3], word[2], word[1], word[0]};
+  assign load = {word[2], word[1], word[0]};
+  assign origin = load.base == 2'd0 ? model_base : load.base == 2'd1 ? input_base : output_base;
 
-  assign origin = word[0][27:26] == 2'd0 ? model_base : word[0][27:26] == 2'd1 ? input_base : output_base;
-  assign load_memory = state == FETCH ? 3'd4 : {1'b0, word[0][25:24]};
-  assign load_address = state == FETCH ? program_address : origin + word[1][31:0];
-  assign load_beats = state == FETCH ? program_words : word[1][55:32];
-  assign load_to = state == FETCH ? 16'd0 : word[2][15:0];
-  assign load_rows = word[2][31:16];
-  assign load_positions = word[2][47:32];
+  always_comb begin
+    move.memory = {1'b0, load.memory};
+    move.address = origin + load.offset;
+    move.beats = load.beats;
+    move.to = load.to;
+    move.rows = load.rows;
+    move.positions = load.positions;
+    if (state == FETCH) begin
+      move.memory = isa::PROGRAM;
+      move.address = program_address;
+      move.beats = program_words;
+      move.to = '0;
+    end
+  end
 
   logic [15:0] ended;
   logic ready;
-  assign ready = ended >= wait_loads;
-  assign load_push = state == FETCH || (state == DISPATCH && ready && op == 8'd1 && !load_full);
-  assign store_start = state == DISPATCH && ready && op == 8'd2;
+  assign ready = ended >= conv.wait_loads;
+  assign load_push = state == FETCH || (state == DISPATCH && ready && conv.op == 8'd1 && !load_full);
+  assign store_start = state == DISPATCH && ready && conv.op == 8'd2;
   assign busy = state != IDLE;
 
   // The loops: channel tiles, position tiles, taps, groups of input channels.
   logic [15:0] channel_tile, position_tile, tap_number, depth_step, outstanding;
-  logic [15:0] step_row, channel_row, other_row;
-  logic [WORD_BITS-1:0] tile_weights;
+  logic [15:0] base, step_row, channel_row, other_row, weight, tile_weights;
+  logic [1:0] parameter_index;
+  logic upper_nibbles;
   logic [4:0] rest;  // cycles until a tile may end: the one before must have been drained
   logic end_of_taps, ends, held;
-  assign end_of_taps = depth_step == depth_steps - 16'd1 && tap_number == taps - 16'd1;
-  assign ends = (state == STEP && end_of_taps && !add) || state == RESIDUAL;
+  assign end_of_taps = depth_step == conv.depth_steps - 16'd1 && tap_number == conv.taps - 16'd1;
+  assign ends = (state == STEP && end_of_taps && !conv.residual) || state == RESIDUAL;
   assign held = ends && rest != 0;
 
-  assign parameters = state == PARAMETER;
-  assign step = (state == STEP || state == RESIDUAL) && !held;
-  assign last = ends && !held;
-  assign first = state == STEP && tap_number == 0 && depth_step == 0;
-  assign tile_first = position_tile == 0;
-  assign channel_first = channel_tile == 0;
-  assign plain = state == RESIDUAL;
-  assign half = depth_step[0];
-  assign tap = TAP_BITS'(first_tap + tap_number);
-  assign row = state == RESIDUAL ? other_row[ROW_BITS-1:0] : step_row[ROW_BITS-1:0];
+  always_comb begin
+    step.valid = (state == STEP || state == RESIDUAL) && !held;
+    step.parameters = state == PARAMETER;
+    step.parameter_word = parameter_index;
+    step.first = state == STEP && tap_number == 0 && depth_step == 0;
+    step.last = ends && !held;
+    step.tile_first = position_tile == 0;
+    step.channel_first = channel_tile == 0;
+    step.plain = state == RESIDUAL;
+    step.half = depth_step[0];
+    step.nibbles = conv.nibbles && state != PARAMETER;
+    step.upper_nibbles = upper_nibbles;
+    step.tap = conv.first_tap + tap_number;
+    step.row = state == RESIDUAL ? other_row : step_row;
+    step.base = base;
+    step.weight = weight;
+  end
 
   always_ff @(posedge clock) begin
     done <= 1'b0;
@@ -177,8 +132,8 @@ module sequencer #(
       ended <= '0;
     end else begin
       if (load_ended) ended <= ended + 16'd1;
-      outstanding <= outstanding + 16'(last) - 16'(tile_done);
-      if (last) rest <= 5'(PIXELS - 1);
+      outstanding <= outstanding + 16'(step.last) - 16'(tile_done);
+      if (step.last) rest <= 5'(PIXELS - 1);
       else if (rest != 0) rest <= rest - 5'd1;
 
       case (state)
@@ -205,18 +160,18 @@ module sequencer #(
         DISPATCH:
         if (ready) begin
           reading <= '0;
-          case (op)
+          case (conv.op)
             8'd0: state <= DRAIN;
             8'd1: if (!load_full) state <= READ;
             8'd2: state <= STORE;
             8'd3: begin
               state <= PARAMETER;
               parameter_index <= '0;
-              weight <= weights[WORD_BITS-1:0];
+              weight <= conv.weights;
               {channel_tile, position_tile, tap_number, depth_step, base} <= '0;
-              step_row <= in_row;
-              channel_row <= in_row;
-              other_row <= residual_row;
+              step_row <= conv.in_row;
+              channel_row <= conv.in_row;
+              other_row <= conv.residual_row;
               rest <= '0;
             end
             default: begin
@@ -227,30 +182,33 @@ module sequencer #(
         end
         PARAMETER: begin
           parameter_index <= parameter_index + 2'd1;
-          weight <= weight + 1'b1;
+          weight <= weight + 16'd1;
+          upper_nibbles <= 1'b0;
           if (parameter_index == PARAMETERS - 2'd1) begin
             state <= STEP;
-            tile_weights <= weight + 1'b1;
+            tile_weights <= weight + 16'd1;
           end
         end
         STEP, RESIDUAL:
-        if (step) begin
-          weight <= weight + 1'b1;
+        if (step.valid) begin
+          // A tile begins with a word of its own.
+          if (!conv.nibbles || upper_nibbles || step.last) weight <= weight + 16'd1;
+          upper_nibbles <= conv.nibbles && !upper_nibbles && !step.last;
           if (state == STEP) begin
-            if (depth_step == depth_steps - 16'd1) begin
+            if (depth_step == conv.depth_steps - 16'd1) begin
               depth_step <= '0;
               tap_number <= tap_number + 16'd1;
               step_row   <= channel_row;
             end else begin
               depth_step <= depth_step + 16'd1;
-              if (depth_step[0]) step_row <= step_row + in_rows;
+              if (depth_step[0]) step_row <= step_row + conv.in_rows;
             end
-            if (end_of_taps && add) state <= RESIDUAL;
+            if (end_of_taps && conv.residual) state <= RESIDUAL;
           end
-          if (last) begin
+          if (step.last) begin
             tap_number <= '0;
             depth_step <= '0;
-            if (position_tile != position_tiles - 16'd1) begin
+            if (position_tile != conv.position_tiles - 16'd1) begin
               state <= STEP;
               position_tile <= position_tile + 16'd1;
               base <= base + 16'(PIXELS);
@@ -260,12 +218,12 @@ module sequencer #(
               base <= '0;
               parameter_index <= '0;
               channel_tile <= channel_tile + 16'd1;
-              other_row <= other_row + residual_rows;
-              if (diagonal) begin
-                step_row <= channel_row + in_rows;
-                channel_row <= channel_row + in_rows;
+              other_row <= other_row + conv.residual_rows;
+              if (conv.diagonal) begin
+                step_row <= channel_row + conv.in_rows;
+                channel_row <= channel_row + conv.in_rows;
               end
-              state <= channel_tile == channel_tiles - 16'd1 ? FLUSH : PARAMETER;
+              state <= channel_tile == conv.channel_tiles - 16'd1 ? FLUSH : PARAMETER;
             end
           end
         end

@@ -8,11 +8,7 @@ module write_engine #(
     input logic abort,
 
     input  logic        start,
-    input  logic [31:0] address,
-    input  logic [23:0] beats,
-    input  logic [15:0] from,
-    input  logic [15:0] rows,
-    input  logic [15:0] positions,
+    input  isa::move_t  move,
     output logic        busy,
     output logic        failed,
 
@@ -75,16 +71,16 @@ module write_engine #(
       case (state)
         IDLE: begin
           stop <= 1'b0;
-          if (start && beats != 0) begin
+          if (start && move.beats != 0) begin
             state <= FILL;
-            left <= beats;
-            size <= beats >= 24'd16 ? 5'd16 : beats[4:0];
+            left <= move.beats;
+            size <= move.beats >= 24'd16 ? 5'd16 : move.beats[4:0];
             {asked, got, sent} <= '0;
             position <= '0;
-            group_row <= from;
-            group_rows <= rows;
-            group_positions <= positions;
-            next_address <= address;
+            group_row <= move.to;
+            group_rows <= move.rows;
+            group_positions <= move.positions;
+            next_address <= move.address;
           end
         end
         FILL: begin

@@ -52,6 +52,25 @@ def _three_sides(graph: Graph) -> int:
     return graph.add(x, y)
 
 
+def _binary(graph: Graph) -> int:
+    """As CNV has it: bits of a convolution, of the largest of four, and of a vector."""
+    x = graph.conv(graph.input, 64, padding=VALID)
+    x = graph.conv(graph.signs(x), 40, padding=VALID, kind="binary")
+    x = graph.conv(
+        graph.signs(graph.pool(x, (2, 2), 2, largest=True)), 130, kernel=(3, 2), padding=VALID, kind="binary"
+    )
+    x = graph.dense(graph.signs(graph.flat(x)), 70, kind="binary")
+    return graph.dense(graph.signs(x), 9, kind="binary")
+
+
+def _binary_residual(graph: Graph) -> int:
+    """Values that are wanted as bits and as they are; bits of a sum."""
+    x = graph.conv(graph.input, 24)
+    x = graph.add(graph.conv(graph.signs(x), 24, kind="binary"), x)
+    y = graph.conv(graph.signs(x), 24, kind="binary")
+    return graph.conv(graph.signs(graph.add(y, x)), 16, kind="binary")
+
+
 CASES: dict[str, Case] = {
     "3x3": _one(1, (1, 8, 8, 16), lambda g: g.conv(g.input, 16)),
     "one pixel": _one(2, (1, 1, 1, 3), lambda g: g.conv(g.input, 5, kernel=(1, 1))),
@@ -76,6 +95,8 @@ CASES: dict[str, Case] = {
     "average of an even count, stride 2": _one(21, (1, 8, 6, 10), lambda g: g.pool(g.input, (2, 2), stride=2)),
     "average of all": _one(22, (1, 8, 8, 12), lambda g: g.pool(g.conv(g.input, 12), (8, 8), stride=8)),
     "maximum": _one(23, (1, 7, 7, 10), lambda g: g.pool(g.input, (3, 3), stride=2, largest=True, padding=SAME)),
+    "mean": _one(46, (1, 8, 8, 12), lambda g: g.dense(g.mean(g.conv(g.input, 20)), 9)),
+    "mean of an odd count": _one(47, (1, 5, 7, 12), lambda g: g.mean(g.input, keep=True)),
     "addition alone": _one(24, (1, 5, 5, 12), lambda g: g.add(g.pool(g.input, (1, 1), largest=True), g.input)),
     "x + x": _one(25, (1, 5, 5, 12), lambda g: g.add(g.input, g.input)),
     "residual": _residual(1),
@@ -83,5 +104,17 @@ CASES: dict[str, Case] = {
     "five residuals": _one(33, (1, 6, 6, 4), _many_sums),
     "long residual": _one(34, (1, 6, 10, 4), _three_sides),
     "two outputs": _two_outputs,
+    "int4": _one(36, (1, 7, 9, 7), lambda g: g.conv(g.conv(g.input, 16, kind="int4"), 9, kernel=(1, 1), kind="int4")),
+    "small weights, depthwise": _one(37, (1, 7, 9, 16), lambda g: g.conv(g.input, 16, depthwise=True, kind="small")),
+    "int4, residual": _one(38, (1, 6, 6, 8), lambda g: g.add(g.conv(g.input, 8, kind="int4"), g.input)),
+    "int4, dense": _one(39, (1, 45), lambda g: g.dense(g.input, 11, kind="int4")),
+    "binary": _one(42, (1, 10, 8, 3), _binary),
+    "binary, padding, stride 2": _one(
+        43, (1, 9, 7, 66), lambda g: g.conv(g.signs(g.input), 20, stride=2, kind="binary", activation="RELU")
+    ),
+    "binary, one threshold, negative": _one(
+        44, (1, 6, 6, 30), lambda g: g.conv(g.signs(g.input, -2, 0, -1, thresholds=1), 12, dilation=2, kind="binary")
+    ),
+    "binary, residual": _one(45, (1, 7, 6, 4), _binary_residual),
     "CPU in the middle": _one(35, (1, 40), lambda g: g.dense(g.softmax(g.dense(g.input, 16)), 8)),
 }  # fmt: skip

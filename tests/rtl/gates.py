@@ -13,8 +13,8 @@ from deploy.fpga import simulator
 from deploy.kernels import sources
 
 # A memory stays as it is: the block RAM of Yosys' cell library has no behaviour.
-_BLACK_BOX = """(* blackbox *) module ram #(parameter WIDTH = 64, parameter ROWS = 1024) (
-  input clock, input write, input [$clog2(ROWS)-1:0] write_row, input [WIDTH-1:0] write_data,
+_BLACK_BOX = """(* blackbox *) module ram #(parameter WIDTH = 64, parameter ROWS = 1024, parameter PARTS = 1) (
+  input clock, input [PARTS-1:0] write, input [$clog2(ROWS)-1:0] write_row, input [WIDTH-1:0] write_data,
   input [$clog2(ROWS)-1:0] read_row, output [WIDTH-1:0] read_data);
 endmodule
 """
@@ -46,7 +46,7 @@ int main(int, char** argv) {
 class Block:
     """
     Attributes:
-        files: of kernels/rtl.  parameters: of the top module, which has the name of the first file.
+        files: of kernels/rtl.  parameters: of the top module, which has the name of the last file.
         inputs, output: port -> width.  fixed: port -> what it gets instead of a random number, from `stimulus`.
     """
 
@@ -58,7 +58,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        return self.files[0]
+        return self.files[-1]
 
 
 def yosys() -> list[str] | None:

@@ -10,6 +10,11 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 SAME, VALID = 0, 1
+#: Of operators that have int8 (CONV_2D and FULLY_CONNECTED: int4) kernels only from a later version on.
+_VERSIONS = {
+    "CONV_2D": 7, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 10, "AVERAGE_POOL_2D": 3, "MAX_POOL_2D": 3, "MEAN": 2,
+    "ADD": 2, "SOFTMAX": 3,
+}  # fmt: skip
 
 
 class Graph:
@@ -62,7 +67,7 @@ class Graph:
 
     def _operator(self, name: str, options: Any, inputs: list[int], output: int) -> int:
         code = schema.OperatorCodeT()
-        code.version = {"FULLY_CONNECTED": 4, "ADD": 2, "RESHAPE": 1}.get(name, 3)
+        code.version = _VERSIONS.get(name, 1)
         code.builtinCode = getattr(schema.BuiltinOperator, name)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         self._model.operatorCodes.append(code)
@@ -74,18 +79,39 @@ class Graph:
         self._graph.operators.append(operator)
         return output
 
+    def _values(self, kind: str, shape: tuple[int, ...], axis: int, least: int) -> tuple[NDArray[np.int8], bytes]:
+        """Weights and how they are stored: int8, int4, small (4 bits as int8), binary (a size a channel, any sign)."""
+        if kind == "binary":
+            sizes = self.rng.integers(1, 128, [n if i == axis else 1 for i, n in enumerate(shape)])
+            values = (sizes * self.rng.choice([-1, 1], shape)).astype(np.int8)
+            return values, values.tobytes()
+        least, end = (-8, 8) if kind in ("int4", "small") else (least, 128)
+        values = self.rng.integers(least, end, shape).astype(np.int8)
+        values.reshape(-1)[0] = least
+        if kind != "int4":
+            return values, values.tobytes()
+        flat = np.append(values.reshape(-1), np.int8(0)) if values.size % 2 else values.reshape(-1)
+        return values, (flat[::2] & 15 | flat[1::2] << 4).astype(np.int8).tobytes()
+
     def _weights(
-        self, source: int, shape: tuple[int, ...], channels: int, depth: int, axis: int, scales: int, least: int = -127
+        self,
+        source: int,
+        shape: tuple[int, ...],
+        channels: int,
+        depth: int,
+        axis: int,
+        scales: int,
+        least: int = -127,
+        kind: str = "int8",
     ) -> tuple[list[int], float]:
         """Filter and bias, and a scale for the output that most sums fit."""
-        values = self.rng.integers(least, 128, shape).astype(np.int8)
-        values.reshape(-1)[0] = least
+        values, stored = self._values(kind, shape, axis, least)
         filters = [float(np.float32(s)) for s in self.rng.uniform(0.002, 0.004, scales)]
-        spread = 70 * 70 * depth**0.5
+        spread = (1 if kind == "binary" else 70) * float(np.abs(values).mean()) * depth**0.5
         bias = self.rng.normal(0, spread, channels).astype("<i4")
         product = [float(np.float32(self.scales[source]) * np.float32(s)) for s in filters]
         tensors = [
-            self._tensor(shape, "INT8", filters, 0, values.tobytes(), axis),
+            self._tensor(shape, "INT4" if kind == "int4" else "INT8", filters, 0, stored, axis),
             self._tensor((channels,), "INT32", product, 0, bias.tobytes(), 0),
         ]
         return tensors, product[0] * spread / 50
@@ -111,6 +137,7 @@ class Graph:
         depthwise: bool = False,
         scales: int | None = None,
         least: int = -127,
+        kind: str = "int8",
     ) -> int:
         depth = self.shapes[source][3]
         count = channels if scales is None else scales
@@ -121,7 +148,7 @@ class Graph:
         else:
             shape, taps, axis = (channels, *kernel, depth), kernel[0] * kernel[1] * depth, 0
             options = schema.Conv2DOptionsT()
-        constants, scale = self._weights(source, shape, channels, taps, axis, count, least)
+        constants, scale = self._weights(source, shape, channels, taps, axis, count, least, kind)
         options.padding, options.strideH, options.strideW = padding, stride, stride
         options.dilationHFactor = options.dilationWFactor = dilation
         options.fusedActivationFunction = getattr(schema.ActivationFunctionType, activation)
@@ -130,9 +157,10 @@ class Graph:
         name = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
         return self._operator(name, options, [source, *constants], target)
 
-    def dense(self, source: int, channels: int, activation: str = "NONE") -> int:
+    def dense(self, source: int, channels: int, activation: str = "NONE", kind: str = "int8") -> int:
         rows, depth = self.shapes[source]
-        constants, scale = self._weights(source, (channels, depth), channels, depth, 0, 1)
+        scales = channels if kind == "binary" else 1
+        constants, scale = self._weights(source, (channels, depth), channels, depth, 0, scales, kind=kind)
         options = schema.FullyConnectedOptionsT()
         options.fusedActivationFunction = getattr(schema.ActivationFunctionType, activation)
         target = self._activation((rows, channels), float(np.float32(scale)))
@@ -150,11 +178,35 @@ class Graph:
         target = self._activation(shape, float(quantization.scale[0]), int(quantization.zeroPoint[0]))
         return self._operator("MAX_POOL_2D" if largest else "AVERAGE_POOL_2D", options, [source], target)
 
+    def mean(self, source: int, keep: bool = False) -> int:
+        axes = self._tensor((2,), "INT32", [], 0, np.array([1, 2], "<i4").tobytes(), 0)
+        options = schema.ReducerOptionsT()
+        options.keepDims = keep
+        channels = self.shapes[source][3]
+        scale = float(np.float32(self.scales[source] * self.rng.uniform(0.2, 1.2)))
+        target = self._activation((1, 1, 1, channels) if keep else (1, channels), scale)
+        return self._operator("MEAN", options, [source, axes], target)
+
     def add(self, first: int, second: int, activation: str = "NONE") -> int:
         options = schema.AddOptionsT()
         options.fusedActivationFunction = getattr(schema.ActivationFunctionType, activation)
         scale = float(np.float32(max(self.scales[first], self.scales[second]) * self.rng.uniform(1.0, 2.0)))
         return self._operator("ADD", options, [first, second], self._activation(self.shapes[first], scale))
+
+    def signs(self, source: int, high: int = 1, low: int = -1, zero: int = 0, thresholds: int | None = None) -> int:
+        """The pattern of binary layers: `high` where a value reaches its channel's threshold, else `low`."""
+        shape, channels = self.shapes[source], self.shapes[source][-1]
+        cast = schema.CastOptionsT()
+        cast.inDataType, cast.outDataType = schema.TensorType.INT8, schema.TensorType.INT32
+        wide = self._operator("CAST", cast, [source], self._tensor(shape, "INT32", [], 0, b"", 0))
+        limits = self.rng.integers(-60, 60, channels if thresholds is None else thresholds).astype("<i4")
+        limits[:2] = (-300, 200)[: limits.size]  # always, and never
+        constant = self._tensor((limits.size,), "INT32", [], 0, limits.tobytes(), 0)
+        bits = self._tensor(shape, "BOOL", [], 0, b"", 0)
+        self._operator("GREATER_EQUAL", schema.GreaterEqualOptionsT(), [wide, constant], bits)
+        ends = [self._tensor((1,), "INT8", [1.0], zero, np.int8(end).tobytes(), 0) for end in (high, low)]
+        target = self._activation(shape, 1.0, zero)
+        return self._operator("SELECT_V2", schema.SelectV2OptionsT(), [bits, *ends], target)
 
     def flat(self, source: int) -> int:
         shape = (1, int(np.prod(self.shapes[source])))
@@ -183,3 +235,16 @@ class Graph:
         values = self.rng.integers(-128, 128, self.shapes[self.input]).astype(np.int8)
         values.reshape(-1)[:2] = (-128, 127)
         return values
+
+
+def cnv() -> tuple[Graph, bytes]:
+    """FINN's CNV with random weights: one bit for all but the first and the last layer, as `--recipe binary` has it."""
+    graph = Graph(70, 1, 32, 32, 3)
+    x = graph.conv(graph.input, 64, padding=VALID)
+    for channels, pooled in ((64, True), (128, False), (128, True), (256, False), (256, False)):
+        x = graph.conv(graph.signs(x), channels, padding=VALID, kind="binary")
+        x = graph.pool(x, (2, 2), stride=2, largest=True) if pooled else x
+    x = graph.flat(x)
+    for _ in range(2):
+        x = graph.dense(graph.signs(x), 512, kind="binary")
+    return graph, graph.model(graph.dense(x, 10))

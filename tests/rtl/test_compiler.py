@@ -68,7 +68,7 @@ def test_loaded_weights_never_overwrite_those_still_needed():
     start, words = segment.run
     program = isa.decode(segment.image[start : start + 8 * words])
     convs = [i for i in program if isinstance(i, isa.Conv)]
-    spans = [range(c.weights, c.weights + c.channel_tiles * (3 + c.taps * c.depth_steps)) for c in convs]
+    spans = [range(c.weights, c.weights + c.channel_tiles * c.tile_words) for c in convs]
     loads = 0  # of weights, so far
     done = 0
     for instruction in program:
@@ -81,6 +81,43 @@ def test_loaded_weights_never_overwrite_those_still_needed():
                 assert not set(spans[waiting]) & set(spans[loads])
             loads += 1
     assert len(convs) == loads
+
+
+def weight_beats(build) -> int:
+    """That the last layer's weights take on the bus."""
+    graph = Graph(54, 1, 320)
+    (segment,) = compile_model(graph.model(build(graph)), "x", stream=True).segments
+    start, words = segment.run
+    program = isa.decode(segment.image[start : start + 8 * words])
+    return [i.beats for i in program if isinstance(i, isa.Load) and i.memory == isa.Memory.WEIGHTS][-1]
+
+
+@pytest.mark.parametrize(("kind", "part"), [("int4", 2), ("small", 2), ("binary", 8)])
+def test_narrow_weights_take_their_share_of_the_bus(kind, part):
+    """But for the words of parameters."""
+
+    def build(graph):
+        return graph.dense(graph.signs(graph.input) if kind == "binary" else graph.input, 64, kind=kind)
+
+    parameters = 8 * isa.PARAMETER_WORDS * 4
+    full = weight_beats(lambda graph: graph.dense(graph.input, 64)) - parameters
+
+    assert full == part * (weight_beats(build) - parameters)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "channels", "why"),
+    [(1, 0, 8, "values of unlike size"), (3, -3, 8, "too large a factor"), (1, -1, 7, "an odd count of channels")],
+)  # fmt: skip
+def test_bits_that_the_array_cannot_count_are_multiplied_as_int8(high, low, channels, why):
+    """The pattern's first operators stay on the CPU, and its convolution is one of int8."""
+    graph = Graph(55, 1, 5, 5, channels)
+    model = graph.model(graph.conv(graph.signs(graph.input, high, low), 6, kind="binary"))
+
+    compiled = compile_model(model, "x")
+
+    assert ["CAST", "GREATER_EQUAL", "SELECT_V2"] == [op for op, _ in left_to_the_cpu(compiled)]
+    assert [] == differences(*on_the_model(compiled, reference(model, graph.values())))
 
 
 @pytest.mark.parametrize(

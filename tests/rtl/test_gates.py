@@ -1,4 +1,4 @@
-"""Netlists by Yosys for the xc7z020, beside the RTL that they were made of.  Says nothing about Vivado."""
+"""Netlists by Yosys for the xc7z020, beside the RTL that they were made of.  They say nothing about Vivado."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ BLOCKS = {
     "requantize": Block(
         ("requantize",),
         {},
-        {"sum": 25, "bias": 32, "multiplier": 32, "shift": 6, "once": 1, "zero_point": 8, "least": 8, "most": 8},
+        {"sum": 25, "factor": 8, "bias": 32, "multiplier": 32, "shift": 6, "once": 1, "zero_point": 8, "least": 8,
+         "most": 8},
         ("result", 8),
         # Shifts above 31 do not occur, and small ones leave nothing but the ends of the range.
         {"shift": "{1'b0, stimulus[4:0]}", "least": "-8'd100", "most": "8'd100"},
@@ -28,14 +29,14 @@ BLOCKS = {
         {"least": "-8'd120", "most": "8'd120", "shift": "5'd22"},
     ),
     "array": Block(
-        ("array",),
+        ("agreement", "array"),
         {"PIXELS": 1},
-        {"lower": 32, "upper": 32, "weights": 256, "add": 1, "restart": 1, "maximum": 1},
+        {"lower": 32, "upper": 32, "weights": 256, "present": 1, "add": 1, "restart": 1, "maximum": 1, "binary": 1},
         ("sums", 200),
         {},
     ),
 }  # fmt: skip
-DSPS = {"requantize": 2, "residual": 0, "array": 16}
+DSPS = {"requantize": 3, "residual": 0, "array": 16}
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from deploy.fpga.model import Machine, cycles
 from deploy.fpga.simulator import Bus, Register, Simulation
 from deploy.kernels import sources
 from tests.rtl.cases import CASES
-from tests.rtl.graphs import Graph
+from tests.rtl.graphs import Graph, cnv
 from tests.rtl.machines import corpus_model, differences, on_the_rtl, reference
 from tests.rtl.test_compiler import NETWORKS
 
@@ -47,6 +48,17 @@ def test_a_real_network_equals_the_reference_kernels_within_its_cycles(corpus, n
     assert taken <= GOALS[name]
 
 
+def test_a_binary_network_equals_the_reference_kernels_within_its_cycles():
+    graph, model = cnv()
+    compiled = compile_model(model, "cnv")
+
+    expected, actual, taken = on_the_rtl(compiled, reference(model, graph.values()), Bus())
+
+    assert 1 == len(compiled.segments)
+    assert [] == differences(expected, actual)
+    assert taken <= 60_000
+
+
 def test_weights_beyond_the_chip_arrive_before_they_are_needed():
     """Slow memory: every layer waits for its weights, and none finds those of another."""
     graph = Graph(50, 1, 600)
@@ -71,12 +83,14 @@ def test_three_quarters_of_the_peak_are_reached_on_resnet8_with_all_movement(cor
 def random_conv(rng: np.random.Generator) -> isa.Conv:
     """Any layer, whether or not a compiler would make it; its memories hold whatever they hold."""
     width, diagonal, residual = int(rng.integers(1, 30)), int(rng.integers(2)), int(rng.integers(2))
+    binary = (1 - diagonal) * int(rng.integers(2))
     height = int(rng.integers(1, 6))
     split = int(rng.integers(2))
     pitch, plane = ((width + 1) // 2, (width + 1) // 2 * ((height + 1) // 2)) if split else (width, width * height)
     return isa.Conv(
         once=int(rng.integers(2)), diagonal=diagonal, maximum=diagonal * (1 - residual) * int(rng.integers(2)),
-        residual=residual, split=split, channel_tiles=int(rng.integers(1, 4)),
+        residual=residual, split=split, nibbles=(1 - binary) * int(rng.integers(2)), binary=binary,
+        binarize=int(rng.integers(2)), channel_tiles=int(rng.integers(1, 4)),
         position_tiles=-(-height * width // isa.PIXELS), in_row=int(rng.integers(100)), in_rows=int(rng.integers(20)),
         first_tap=int(rng.integers(8)), taps=int(rng.integers(1, 9)),
         depth_steps=1 if diagonal else int(rng.integers(1, 7)), weights=int(rng.integers(50)), width=width,
@@ -90,42 +104,59 @@ def random_conv(rng: np.random.Generator) -> isa.Conv:
 
 
 class Bench:
-    """Memories full of numbers, loaded by both machines; layers to run on them; everything stored at the end."""
+    """
+    Memories full of numbers, loaded by both machines; layers to run on them; all activations stored at the end.
 
-    def __init__(self, rng: np.random.Generator, convs: list[isa.Conv]) -> None:
+    Args:
+        values: load and store the activations; cycles do not depend on them.
+    """
+
+    def __init__(self, rng: np.random.Generator, convs: list[isa.Conv], values: bool = True) -> None:
         weights = rng.integers(-127, 128, (1024, isa.CHANNELS, isa.DEPTH)).astype(np.int8)
         for conv in convs:
-            steps = conv.taps * conv.depth_steps
             for tile in range(conv.channel_tiles):
-                start = conv.weights + tile * (isa.PARAMETER_WORDS + steps + conv.residual)
-                self._parameters(rng, weights[start : start + 3].reshape(3, 32).view(np.uint8))
-                if conv.diagonal:
-                    others = np.arange(isa.DEPTH) != (np.arange(isa.CHANNELS) % isa.DEPTH)[:, None]
-                    weights[start + 3 : start + 3 + steps, others] = 0
-                if conv.residual:
-                    weights[start + 3 + steps] = 0
+                start = conv.weights + tile * conv.tile_words
+                words = weights[start : start + conv.tile_words]
+                self._parameters(rng, words[:3].reshape(3, 32).view(np.uint8), conv)
+                words[3:] = self._steps(rng, conv)
         taps = [
             isa.Tap(int(rng.integers(-60, 60)), *(int(x) for x in rng.integers(0, 12, 4))).encode() for _ in range(16)
         ]
         tables = rng.integers(-(1 << 60), 1 << 60, 1024, np.int64) >> int(rng.integers(0, 12))
         images = [weights.tobytes(), np.array(taps, "<u8").tobytes(), tables.astype("<i8").tobytes()]
-        images.append(rng.integers(0, 256, 16384 * 8, np.uint8).tobytes())
+        if values:
+            images.append(rng.integers(0, 256, 16384 * 8, np.uint8).tobytes())
         loads: list[isa.Instruction] = []
         self.image = b""
-        for memory, data in zip(isa.Memory, images, strict=True):
+        for memory, data in zip(isa.Memory, images, strict=False):
             beats = len(data) // 8
             loads.append(isa.Load(memory=memory, beats=beats, offset=len(self.image), rows=1024, positions=beats))
             self.image += data.ljust(-(-len(data) // 128) * 128, b"\0")
-        first, *others = (isa.Conv(**{**vars(conv), "wait_loads": 4}) for conv in convs)
+        first, *others = (replace(conv, wait_loads=len(loads)) for conv in convs)
         everything = isa.Store(base=isa.Base.OUTPUT, beats=16384, rows=1024, positions=16384)
-        code = isa.encode([*loads, first, *others, everything, isa.End()])
+        code = isa.encode([*loads, first, *others, *[everything] * values, isa.End()])
         self.program = (len(self.image), len(code) // 8)
         self.image += code.ljust(-(-len(code) // 4096) * 4096, b"\0")
         self.bases = {isa.Base.MODEL: 0, isa.Base.INPUT: 0, isa.Base.OUTPUT: len(self.image)}
         self.size = len(self.image) + 16384 * 8
 
     @staticmethod
-    def _parameters(rng: np.random.Generator, head: np.ndarray) -> None:
+    def _steps(rng: np.random.Generator, conv: isa.Conv) -> np.ndarray:
+        """Weights as the array wants them: none but one of four where diagonal, zeros for what is added."""
+        least, end = (-8, 8) if conv.nibbles else (-127, 128)
+        steps = rng.integers(least, end, (conv.steps, isa.CHANNELS, isa.DEPTH)).astype(np.int8)
+        if conv.diagonal:
+            steps[:, np.arange(isa.DEPTH) != (np.arange(isa.CHANNELS) % isa.DEPTH)[:, None]] = 0
+        if conv.residual:
+            steps[-1] = 0
+        if conv.nibbles:
+            halves = np.zeros((2 * (conv.tile_words - 3), isa.CHANNELS, isa.DEPTH), np.int8)
+            halves[: len(steps)] = steps
+            steps = (halves[:, :, ::2] & 15 | halves[:, :, 1::2] << 4).reshape(-1, isa.CHANNELS, isa.DEPTH)
+        return steps
+
+    @staticmethod
+    def _parameters(rng: np.random.Generator, head: np.ndarray, conv: isa.Conv) -> None:
         """Multipliers, biases and shifts: of outputs that use the range of int8, or of any size."""
         usual = bool(rng.integers(2))
         spread = 1 << (14 if usual else int(rng.integers(1, 32)))
@@ -133,6 +164,8 @@ class Bench:
         head[0] = rng.integers(1 << 30, 1 << (31 if usual else 32), 8, np.uint64).astype("<u4").view(np.uint8)
         head[1] = rng.integers(-spread // 2, spread // 2, 8).astype("<i4").view(np.uint8)
         head[2, :8] = shifts
+        head[2, 8:16] = rng.integers(1, 256, 8) if conv.binary else 1
+        head[2, 16:] = rng.integers(-130, 131, 8).astype("<i2").view(np.uint8)
 
     def load(self, memory: np.ndarray) -> None:
         memory[: len(self.image)] = np.frombuffer(self.image, np.uint8)
@@ -152,10 +185,10 @@ class Bench:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_any_layer_leaves_the_memories_as_the_model_does(seed):
+def test_any_layers_leave_the_memories_as_the_model_does(seed):
     """Extreme multipliers, biases and shifts, taps that point anywhere, all of the activation memory compared."""
     rng = np.random.default_rng(seed)
-    bench = Bench(rng, [random_conv(rng)])
+    bench = Bench(rng, [replace(random_conv(rng), weights=300 * i) for i in range(1 + seed % 3)])
 
     wanted, (got, _) = bench.on_the_model(), bench.on_the_rtl(Bus(latency=3, stall=0.1 * (seed % 2), seed=seed))
 
@@ -169,9 +202,9 @@ def test_a_layer_takes_the_cycles_of_the_model(seed):
     rng = np.random.default_rng(100 + seed)
     conv = random_conv(rng)
     state = rng.bit_generator.state
-    once = Bench(rng, [conv]).on_the_rtl(Bus())[1]
+    once = Bench(rng, [conv], values=False).on_the_rtl(Bus())[1]
     rng.bit_generator.state = state
-    twice = Bench(rng, [conv, conv]).on_the_rtl(Bus())[1]
+    twice = Bench(rng, [conv, conv], values=False).on_the_rtl(Bus())[1]
 
     fetched = isa.WORDS  # the longer program comes over the bus
     assert cycles(conv) == twice - once - fetched

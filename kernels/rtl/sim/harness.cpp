@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
-#include <vector>
 
 #include "Vaccelerator.h"
 #include "verilated.h"
@@ -28,7 +27,8 @@ struct Beat {
 struct Simulation {
   VerilatedContext context;
   Vaccelerator top{&context};
-  std::vector<uint8_t> memory;
+  uint8_t* memory = nullptr;  // what the master reaches, from address 0: the caller's
+  uint64_t memory_bytes = 0;
   uint64_t cycle = 0;
 
   // How the bus behaves.
@@ -65,7 +65,7 @@ struct Simulation {
     last_violation = rule;
   }
 
-  bool inside(uint32_t address) const { return size_t{address} + 8 <= memory.size(); }
+  bool inside(uint32_t address) const { return uint64_t{address} + 8 <= memory_bytes; }
 
   void check_burst(uint32_t address, int beats) {
     check(beats <= kLongestBurst, "a burst has more than 16 beats");
@@ -164,9 +164,11 @@ struct Simulation {
 
 extern "C" {
 
-Simulation* simulation_create(uint64_t memory_bytes) {
+/// `memory` must outlive the simulation; others may map it, too, and write to it meanwhile.
+Simulation* simulation_create(uint8_t* memory, uint64_t memory_bytes) {
   auto* sim = new Simulation;
-  sim->memory.resize(memory_bytes);
+  sim->memory = memory;
+  sim->memory_bytes = memory_bytes;
   sim->top.reset_n = 0;
   for (int i = 0; i < 4; ++i) sim->tick();
   sim->top.reset_n = 1;
@@ -176,8 +178,6 @@ Simulation* simulation_create(uint64_t memory_bytes) {
 }
 
 void simulation_destroy(Simulation* sim) { delete sim; }
-
-uint8_t* simulation_memory(Simulation* sim) { return sim->memory.data(); }
 
 /// latency and interval in cycles; stall: probability in 65536ths that a ready or a valid waits; hangs: reads never end.
 void simulation_bus(Simulation* sim, uint32_t latency, uint32_t interval, uint32_t stall, uint32_t seed, int hangs) {
