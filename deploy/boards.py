@@ -157,12 +157,15 @@ class Board(Strict):
     """One physical machine."""
 
     name: str = Field("", exclude=True)  # the key in `boards`
-    kind: Literal["raspberry-pi", "jetson", "pynq", "generic"]
+    kind: Literal["raspberry-pi", "jetson", "pynq", "pynq-sim", "generic"]
     description: str = ""
     transport: Transport
     python: str | None = Field(None, description="the Python there, 3.9 or newer; python3 if not given")
     root: str = Field(
         DEFAULT_ROOT, pattern=r"^(~/|/).*[^/]$", description="the only folder of the board that deploy writes to"
+    )
+    overlay: str | None = Field(
+        None, description="bitstream of the accelerator on the board, .hwh beside it; of pynq-sim, a file of settings"
     )
     cpu: Cpu | None = None
     rails: tuple[Rail, ...] = ()
@@ -180,6 +183,12 @@ class Board(Strict):
     )
     memory_limit_mib: int | None = Field(None, ge=128, description="for the process that runs a model")
     virtual: str | None = Field(None, description="what emulates it (qemu 7.2 cortex-a72): its times mean nothing")
+
+    @model_validator(mode="after")
+    def _simulated_here(self) -> Board:
+        if self.kind == "pynq-sim" and not isinstance(self.transport, LocalTransport):
+            raise PydanticCustomError("simulated_here", "a pynq-sim is this machine: transport: {kind: local}")
+        return self
 
 
 def _named_by_its_key(entry: Any) -> Any:

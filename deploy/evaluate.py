@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from deploy import inference
 from deploy.data import Dataset, feed, refuse_ambiguous
 from deploy.errors import BadInput, DataError
+from deploy.results.store import RunWriter
 from deploy.session import Session
 
 
@@ -85,6 +86,17 @@ def evaluate(
             )
         predicted.append(int(scores.argmax()))
     return count(predicted, dataset.y)
+
+
+def keep(writer: RunWriter, arrived: list[int], dataset: Dataset) -> Accuracy:
+    """Store the predictions that came back, all or not, with what they make."""
+    assert dataset.y is not None
+    so_far = count(arrived, dataset.y)
+    writer.append("predicted", so_far.predicted, "class")
+    writer.append("expected", dataset.y[: so_far.samples], "class")
+    counted = {"metric": "top-1", "correct": so_far.correct, "samples": so_far.samples}
+    writer.set(accuracy={**counted, "low": so_far.low, "high": so_far.high})
+    return so_far
 
 
 def count(predicted: list[int], labels: NDArray[np.int64]) -> Accuracy:

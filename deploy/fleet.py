@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deploy import kernels, push, runtime
+from deploy import accelerate, kernels, push, runtime
 from deploy.boards import Board
 from deploy.bundle import Bundle
 from deploy.errors import DeployError
@@ -107,13 +107,14 @@ def push_to_all(
 
 def bring(session: Session, bundle: Bundle, watcher: Watcher, kernels_mode: str = "off") -> Pushed:
     """
-    Bring the runtime and our kernels, if the board lacks them, and the bundle.
+    Bring the runtime and our kernels, if the board lacks them, and the bundle; build what simulates its accelerator.
 
     One round trip where there is nothing to do.
 
     Args:
         kernels_mode: what the bundle is proven with, and used with in this conversation: see `deploy.kernels.ensure`.
     """
+    accelerate.make_ready(session.board, watcher.note)
     known = kernels.current(session, kernels_mode)
     nothing_to_do = push.already(session, bundle)
     if nothing_to_do and known:

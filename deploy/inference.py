@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.accelerate import is_simulated
 from deploy.data import Array, from_wire, to_wire
 from deploy.session import Session
 from devices.protocol.manifest import TensorInfo
@@ -26,7 +27,9 @@ class Loaded:
     Attributes:
         inputs, outputs: as the runtime there sees them; an open extent is -1.
         runtime: as in ``ai-edge-litert 2.3.0``.
-        kernels: what our delegate decided, a dictionary for every node it looked at; None where it was off.
+        kernels: what our delegate decided, a dictionary for every node it looked at; None where it was off.  Where the
+            board's accelerator has the model, what it takes: one for every node.
+        accelerator: what the board told of it, see `deploy.accelerate.summary`; None without one.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -35,6 +38,7 @@ class Loaded:
     runtime: str
     load_ns: int
     kernels: tuple[dict[str, Any], ...] | None = None
+    accelerator: dict[str, Any] | None = None
 
 
 def load(
@@ -70,7 +74,7 @@ def load(
         what["limit_s"] = limit_s
     if session.board.memory_limit_mib:
         what["memory_bytes"] = session.board.memory_limit_mib * 2**20
-    what["kernels"] = session.kernels.mode
+    what |= session.kernels.asked
     answer = session.request("model.load", subject=subject, threads=threads, signature=signature, shapes=shapes, **what)
     decisions = json.loads(answer.payload)
     reply = answer.header
@@ -81,6 +85,7 @@ def load(
         reply["runtime"],
         reply["load_ns"],
         None if decisions is None else tuple(decisions),
+        reply.get("accelerator"),
     )
 
 
@@ -138,13 +143,14 @@ def unload(session: Session, subject: str = "") -> None:
 def _batches(samples: Iterable[Sequence[Array]], model: Loaded) -> Iterator[list[list[tuple[TensorSpec, bytes]]]]:
     batch: list[list[tuple[TensorSpec, bytes]]] = []
     size = 0
+    tensors = BATCH_TENSORS // 16 if is_simulated(model.accelerator) else BATCH_TENSORS  # a time limit is a request's
     for sample in samples:
         names = [info.name for info in model.inputs]
         names += [f"input {i}" for i in range(len(names), len(sample))]
         packed = [to_wire(name, array) for name, array in zip(names, sample, strict=False)]
         batch.append(packed)
         size += sum(len(values) for _, values in packed)
-        if size >= BATCH_BYTES or len(batch) * max(len(model.inputs), len(model.outputs)) >= BATCH_TENSORS:
+        if size >= BATCH_BYTES or len(batch) * max(len(model.inputs), len(model.outputs)) >= tensors:
             yield batch
             batch, size = [], 0
     if batch:

@@ -56,6 +56,11 @@ class Kernels:
     library: str | None = None
     why_off: str | None = None
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """As requests to load a model say it; a board's accelerator stands beside our kernels, and is off with them."""
+        return {"kernels": self.mode, "accelerator": self.mode == "auto" or self.why_off is not None}
+
 
 OFF = Kernels()
 

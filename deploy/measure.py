@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy import accelerate
 from deploy.data import Array, to_wire
 from deploy.errors import BoardSilent, ConfigError, from_agent
 from deploy.meters.attached import Attached
@@ -109,6 +110,7 @@ class Measured:
         service: time on the board alone, where `latency` counts from a schedule; else None.
         late_starts: of a schedule; None without one.
         affinity: the CPUs that the process could run on; None where the board cannot say.
+        accelerator: what the board told of it, see `deploy.accelerate.summary`; None without one.
     """
 
     latency: stats.LatencySummary
@@ -122,6 +124,7 @@ class Measured:
     service: stats.LatencySummary | None = None
     late_starts: int | None = None
     affinity: tuple[int, ...] | None = None
+    accelerator: dict[str, Any] | None = None
 
 
 class Collector:
@@ -156,6 +159,7 @@ class Collector:
                 "`power_points: [{threads: 0, power_mw: 2700}, {threads: 1, power_mw: 3600}]` in boards.yaml",
             )
         self._emulated = bool(session.hello["identity"].get("emulated") or session.board.virtual)
+        self._emulated |= session.board.kind == accelerate.SIMULATED_KIND
         self._plan = plan
         self._listed = listed
         self.rails = [dict(rail) for rail in listed["rails"]]
@@ -239,6 +243,7 @@ class Collector:
         energy = energies.evaluate([*self._rail_samples(), *hosted], windows, idle) if windows else ()
         if self._plan.modelled and not energy:
             energy = (modelled.reading(latency, self._plan.threads, self._board, self._points),)
+        told = [restart.get("accelerator") for restart in restarts]
         effect = meter_effect([tuple(turn) for reply in replies for turn in reply.get("meter_effect", ())])
         circumstances = verdicts.Circumstances(
             restarts,
@@ -249,6 +254,8 @@ class Collector:
             lost=any(reply["events"]["lost"] for reply in replies),
             emulated=self._emulated,
             meter_failed=self._meter_failed is not None,
+            simulated=all(map(accelerate.is_simulated, told)),
+            accelerator_failed=any(entry and entry["failed"] for entry in told),
         )
         affinity = restarts[0].get("affinity")
         late = [restart["late_starts"] for restart in restarts if "late_starts" in restart]
@@ -264,6 +271,7 @@ class Collector:
             service=stats.summarize(service) if service else None,
             late_starts=sum(late) if late else None,
             affinity=None if affinity is None else tuple(affinity),
+            accelerator=told[-1],
         )
         self._writer.set(
             state_before=before,
@@ -271,8 +279,8 @@ class Collector:
             restarts=restarts,
             windows=[asdict(window) for window in windows],
             idle_windows=[asdict(window) for window in idle],
-            latency=asdict(latency),
-            service=asdict(measured.service) if measured.service else None,
+            latency=vars(latency),
+            service=vars(measured.service) if measured.service else None,
             events=[reply["events"] for reply in replies],
             energy=[asdict(entry) for entry in energy],
             sampling=[reply.get("sampling") for reply in replies],
@@ -280,6 +288,7 @@ class Collector:
             unmetered=measured.unmetered,
             runtime=measured.runtime,
             delegate=replies[0].get("kernels"),
+            accelerator=measured.accelerator,
             verdict=list(measured.verdict),
             headline=duration(latency.median_ns),
         )
@@ -336,7 +345,7 @@ def measure(
     with Attached(session) as attached:
         plan = _with_pauses(plan, listed, attached)
         collector = Collector(session, listed, writer, plan, watch)
-        writer.set(plan=asdict(plan), host_meters=[meter.name for meter in session.board.host_meters])
+        writer.set(plan=vars(plan), host_meters=[meter.name for meter in session.board.host_meters])
         _run(session, bundle, inputs, plan, writer, collector, subject)
     return collector.finish(attached)
 
@@ -374,7 +383,7 @@ def _in_turns(
     collectors = [Collector(session, listed, turn.writer, plan, watch) for turn in turns]
     pairing = secrets.token_hex(4)
     for position, turn in enumerate(turns):
-        turn.writer.set(plan=asdict(plan), pairing={"id": pairing, "position": position, "of": len(turns)})
+        turn.writer.set(plan=vars(plan), pairing={"id": pairing, "position": position, "of": len(turns)})
     once = replace(
         plan, restarts=1, duration_s=plan.duration_s / plan.restarts, until=None, windows=min(plan.windows, 1)
     )
@@ -410,12 +419,12 @@ def _run(
     described, payload = pack([to_wire(f"input {i}", array) for i, array in enumerate(inputs)])
     header: dict[str, Any] = {
         "bundle": bundle,
-        "plan": asdict(plan),
+        "plan": vars(plan),
         "tensors": described,
         "threads": plan.threads,
         "signature": plan.signature,
         "pin": list(plan.pin) if plan.pin else None,
-        "kernels": session.kernels.mode,
+        **session.kernels.asked,
         "host_meters": bool(session.board.host_meters),
         "rate_hz": sample_rate_hz(collector.rails, session.board.rails),
         "run": writer.known(),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.accelerate import is_simulated, verdict
 from deploy.data import Array, to_wire
 from deploy.errors import BuildError, DataError
 from deploy.measure import Seen, Watch
@@ -72,6 +73,7 @@ class Profile:
         whole_low_ns, whole_high_ns: its 95 % interval; None for fewer than two restarts.
         gap: (sum - whole) / whole: what cutting adds, or hides.
         refused: cuts that the runtime would not load: their operators are told together with the next.
+        accelerator: what the board told of it, see `deploy.accelerate.summary`; None without one.
     """
 
     ops: tuple[OpTime, ...]
@@ -83,6 +85,7 @@ class Profile:
     gap: float
     refused: tuple[str, ...]
     runtime: str
+    accelerator: dict[str, Any] | None = None
 
 
 def profile(
@@ -132,7 +135,7 @@ def profile(
         "restarts": restarts,
         "threads": threads,
         "pin": list(pin) if pin else None,
-        "kernels": session.kernels.mode,
+        **session.kernels.asked,
         "limit_s": limit_s or 300.0,
     }
     if session.board.memory_limit_mib:
@@ -148,6 +151,8 @@ def profile(
         restarts=reply["restarts"],
         runtime=reply["runtime"],
         delegate=reply["kernels"],
+        accelerator=found.accelerator,
+        verdict=["simulated"] if is_simulated(found.accelerator) else verdict(found.accelerator),
         profile=asdict(found),
         headline=duration(found.whole_ns),
     )
@@ -191,9 +196,6 @@ def _evaluate(collector: _Collector, reply: dict[str, Any], graph: Graph, names:
         ]
 
     placement: list[str] = list(reply["restarts"][0]["placement"] or ())
-    for decision in reply["kernels"] or () if placement else ():  # of our own kernels, by name
-        if decision.get("kernel"):
-            placement[decision["node"]] = decision["kernel"]
     times = [of_rounds(later, earlier) for earlier, later in itertools.pairwise(cuts)]
     centres = [sum(values) / len(values) for values in times]
     total = sum(centres)
@@ -231,4 +233,5 @@ def _evaluate(collector: _Collector, reply: dict[str, Any], graph: Graph, names:
             f"{entry['operators']} operators: {entry['reason']}" for entry in reply["restarts"][0]["refused"]
         ),
         runtime=reply["runtime"],
+        accelerator=reply.get("accelerator"),
     )

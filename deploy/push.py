@@ -11,7 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from deploy import accelerate
 from deploy.bring import Line, bring, remember
 from deploy.bundle import Bundle
 from deploy.errors import DeployError
@@ -32,6 +34,7 @@ class Pushed:
         pruned: older releases that were removed, see `keep_releases` in boards.yaml.
         delta_base: SHA-256 of the model on the board that the new one was told as the difference to; None when it went
             whole, or was there.
+        accelerator: what the board told of it while it was proven, see `deploy.accelerate.summary`.
     """
 
     release: str
@@ -41,6 +44,7 @@ class Pushed:
     was_current: bool
     pruned: tuple[str, ...] = ()
     delta_base: str | None = None
+    accelerator: dict[str, Any] | None = None
 
 
 def already(session: Session, bundle: Bundle) -> Pushed | None:
@@ -52,6 +56,9 @@ def already(session: Session, bundle: Bundle) -> Pushed | None:
     found = session.request("release.find", bundle=bundle.digest).header
     current = found["current"]
     if not (found["fit"] and found["release"] and current and current["bundle"] == bundle.digest):
+        return None
+    compiled = accelerate.compiled_for(session, bundle)
+    if compiled and found.get("accelerated") != vars(compiled.entry):
         return None
     return Pushed(found["release"], 0, sum(map(len, bundle.files.values())), None, True)
 
@@ -75,11 +82,13 @@ def push(
         GoldenMismatch: the answers there are not the golden ones; the release before stays current.
         BoardError: e.g. DiskFull, ModelRefused, RunnerKilled; likewise.
     """
-    total = sum(map(len, bundle.files.values()))
     started = time.monotonic()
     nothing_to_do = already(session, bundle)
     if nothing_to_do:
         return nothing_to_do
+    compiled = accelerate.compiled_for(session, bundle)
+    extra = compiled.files if compiled else {}
+    total = sum(map(len, [*bundle.files.values(), *extra.values()]))
     line = Line(time.monotonic() - started)
     sent = done = 0
     delta_base = None
@@ -95,10 +104,15 @@ def push(
         done += entry.bytes
         if progress:
             progress(done, total)
-    signed = bundle.signature.decode() if bundle.signature else None
-    release = session.request("release.stage", bundle.manifest_bytes, subject=bundle.name, signature=signed).header[
-        "release"
-    ]
+    staged: dict[str, Any] = {"signature": bundle.signature.decode() if bundle.signature else None}
+    if compiled:
+        staged["accelerated"] = vars(compiled.entry)
+        for sha256, data in extra.items():
+            sent += session.upload(sha256, data)
+            done += len(data)
+            if progress:
+                progress(done, total)
+    release = session.request("release.stage", bundle.manifest_bytes, subject=bundle.name, **staged).header["release"]
     if note:
         note("proving it on the board")
     try:
@@ -111,4 +125,5 @@ def push(
         raise
     switched = session.request("release.activate", release=release, keep=session.board.keep_releases).header
     remember(bundle)
-    return Pushed(release, sent, total, verification, False, tuple(switched["pruned"]), delta_base)
+    pruned = tuple(switched["pruned"])
+    return Pushed(release, sent, total, verification, False, pruned, delta_base, session.accelerator)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from deploy import bootstrap, kernels
+from deploy import accelerate, bootstrap, kernels
 from deploy.boards import Board, LocalTransport
 from deploy.errors import (
     AgentBroken,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from deploy.farm.lease import Lease
 
 SILENCE_S = 15.0  # the agent sends a heartbeat every second
+EMULATED_SILENCE_S = 60.0  # where this machine has too much else to do, an emulated one stands still
 START_S = 60.0  # a cold Pi unpacks and compiles the agent first
 HEARTBEAT_S = 10.0
 ANSWER_S = 180.0  # beside a time limit that the request itself may set
@@ -84,15 +85,17 @@ class Session:
         hello: what the agent said of itself and the board.
         pinned: fingerprint of a host key that was met and recorded just now, else None.
         kernels: what models are loaded with, see `deploy.kernels.ensure`.
+        accelerator: what the board told last of its accelerator, see `deploy.accelerate.summary`; None without one.
     """
 
-    def __init__(self, board: Board, channel: Channel, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, board: Board, channel: Channel, silence_s: float | None = None) -> None:
         self.board = board
         self.hello: dict[str, Any] = {}
         self.pinned: str | None = None
         self.kernels = kernels.OFF
+        self.accelerator: dict[str, Any] | None = None
         self._channel = channel
-        self._silence_s = silence_s
+        self._silence_s = silence_s or (EMULATED_SILENCE_S if board.virtual else SILENCE_S)
         self._encoder = Encoder()
         self._decoder = Decoder(lossy=channel.lossy)
         self._lock = threading.Lock()
@@ -167,6 +170,7 @@ class Session:
                 elif message.kind is Kind.ERROR:
                     raise from_agent(self.board.name, message.header, subject)
                 else:
+                    self.accelerator = message.header.get("accelerator", self.accelerator)
                     return Reply(Answered(self.board.name, message.header), message.payload)
         except KeyboardInterrupt:
             if not self._broken:
@@ -484,7 +488,8 @@ def _identify(board: Board, identity: dict[str, Any]) -> None:
 
 
 def _converse(board: Board, transport: Transport, agent_options: list[str] | None, fresh: bool) -> Session:
-    channel = transport.run(bootstrap.command(python_of(board), board.root, agent_options, fresh))
+    options = [*accelerate.agent_options(board), *(agent_options or [])]
+    channel = transport.run(bootstrap.command(python_of(board), board.root, options, fresh))
     session = _Owned(board, channel, transport)
     session.pinned = getattr(transport, "pinned", None)
     try:

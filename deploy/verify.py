@@ -8,10 +8,10 @@ expected magnitude.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from deploy import inference
+from deploy import accelerate, inference
 from deploy.bundle import Bundle
 from deploy.data import random_inputs
 from deploy.errors import GoldenMismatch
@@ -38,6 +38,7 @@ class Verification:
         runtime_board, runtime_golden: what answered, and what made the golden vectors.
         kernels: how our kernels were used there: "auto", "reference" or "off".
         kernels_ran: node kinds and the variants of ours that computed them, as in ``CONV_2D conv_w4_...``, each once.
+        accelerator: what the board told of it after the last vector, see `deploy.accelerate.summary`; None without one.
         passed: bit-exact, or within what different runtimes may do (`INTEGER_STEPS`, `FLOAT_RELATIVE`).
         outputs: the comparison of every output, over all vectors, as the board sent it; `vector` is the first that
             differs.
@@ -55,14 +56,19 @@ class Verification:
     off_by_one: int = 0
     kernels: str = "off"
     kernels_ran: tuple[str, ...] = ()
+    accelerator: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
         """What computed the answers that were compared."""
+        path = [self.runtime_board]
+        if self.accelerator:
+            path.append(accelerate.summary(self.accelerator))
         if self.kernels == "off":
-            return f"{self.runtime_board}, our kernels off"
-        ran = ", ".join(self.kernels_ran) or "no node"
-        return f"{self.runtime_board}, our kernels {self.kernels}: {ran}"
+            path.append("our kernels off")
+        elif not self.accelerator or self.accelerator["why"]:
+            path.append(f"our kernels {self.kernels}: {', '.join(self.kernels_ran) or 'no node'}")
+        return ", ".join(path)
 
     @property
     def exact(self) -> bool:
@@ -130,17 +136,19 @@ def _run(
 ) -> Verification:
     model = inference.load(session, bundle=digest, threads=threads, subject=name, limit_s=limit_s)
     limits: dict[str, Any] = {} if limit_s is None else {"limit_s": limit_s}
-    compared = session.request("model.verify", bundle=digest, subject=name, **limits).header["compared"]
+    reply = session.request("model.verify", bundle=digest, subject=name, **limits).header
     inference.unload(session, name)
     ran = {f"{node['op']} {node['kernel']}" for node in model.kernels or () if node["kernel"] not in (None, "none")}
-    return judge(
-        compared,
+    by = str(golden.get("runtime")) + (", reference kernels" if reply.get("referenced") else "")
+    judged = judge(
+        reply["compared"],
         int(golden.get("vectors", 0)),
         model.runtime,
-        str(golden.get("runtime")),
+        by,
         session.kernels.mode,
         tuple(sorted(ran)),
     )
+    return replace(judged, accelerator=reply.get("accelerator"))
 
 
 def judge(

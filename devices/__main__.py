@@ -11,6 +11,7 @@ from pathlib import Path
 from devices import line
 from devices.agent import Agent
 from devices.link import PipeLink
+from devices.logic import Logic
 from devices.protocol.errors import AgentError
 
 
@@ -19,6 +20,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("~/.local/share/deploy"), help="the board's folder")
     parser.add_argument("--silence-s", type=float, default=60.0, help="end after so long without a frame")
     parser.add_argument("--sysroot", type=Path, default=Path("/"), help="where /sys and /proc are (for tests)")
+    parser.add_argument("--overlay", help="bitstream of the accelerator, with its .hwh beside it")
+    parser.add_argument("--modules", type=Path, help="folder whose module pynq plays a board's programmable logic")
     parser.add_argument("--journal", type=Path, help="write down there what is done, as whom and when (for tests)")
     parser.add_argument("--self-test", action="store_true", help="start, say hello to nobody, end")
     parser.add_argument("--line", action="store_true", help="serve the serial line that is standard input")
@@ -34,7 +37,8 @@ def main() -> None:
     if options.self_test:
         link = PipeLink(os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_WRONLY))
     try:
-        agent = Agent(options.root.expanduser(), link, options.silence_s, options.sysroot, options.journal)
+        logic = Logic(options.overlay, options.modules) if options.overlay else None
+        agent = Agent(options.root.expanduser(), link, options.silence_s, options.sysroot, options.journal, logic)
     except AgentError as error:
         sys.exit(f"devices: {error}")
     agent.run()

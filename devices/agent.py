@@ -16,16 +16,17 @@ import json
 import os
 import selectors
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from devices import delta, facts
 from devices.guard import DEFAULT_LEASE_S, Fence, Trust
 from devices.link import Link
+from devices.logic import Logic
 from devices.meters.find import find as find_meters
 from devices.neighbours import Neighbours
-from devices.protocol import errors, manifest, signature
+from devices.protocol import accelerated, errors, manifest, signature
 from devices.protocol.conversation import PROTOCOL, SAMPLE
 from devices.protocol.errors import AgentError
 from devices.protocol.framing import Decoder, Encoder, FrameError, Kind, Message
@@ -123,16 +124,24 @@ class Agent:
         link: to the host.
         silence_s: end after so many seconds without a frame from the host.
         sysroot: where /sys and /proc are; ``/`` but for tests.
+        logic: the overlay with the accelerator; None where there is none.
         journal: a file to write down in what was done, as whom and when; for tests of who was here.
     """
 
     def __init__(
-        self, root: Path, link: Link, silence_s: float, sysroot: Path = Path("/"), journal: Path | None = None
+        self,
+        root: Path,
+        link: Link,
+        silence_s: float,
+        sysroot: Path = Path("/"),
+        journal: Path | None = None,
+        logic: Logic | None = None,
     ) -> None:
         self._store = Store(root)
         self._link = link
         self._silence_s = silence_s
         self._sysroot = sysroot
+        self._logic = logic
         self._identity = facts.identity(sysroot)
         self._decoder = Decoder()
         self._encoder = Encoder()
@@ -142,7 +151,7 @@ class Agent:
         self._job: Job | None = None
         self._sampler: Sampler | None = None
         self._sampling: dict[str, Any] | None = None  # what the last sampling was and what it cost
-        self._meters, self._unreadable = find_meters(sysroot)
+        self._meters, self._unreadable = self._find_meters()
         self._wake_read, self._wake_write = os.pipe()
         self._samples: list[Message] = []  # from the sampler's thread; list.append is atomic
         self._sent = self._heard = time.monotonic()
@@ -275,6 +284,7 @@ class Agent:
             "clock_ns": time.monotonic_ns(),
             "identity": self._identity,
             "kernels": self._installed_kernels(),
+            "overlay": self._logic.overlay if self._logic else None,
             "ops": sorted(self._handlers),
         }
 
@@ -383,7 +393,10 @@ class Agent:
 
     def _store_progress(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._store.bringing()
-        return {"progress": {d: self._store.progress(d) for d in header["digests"]}}, b""
+        answer: dict[str, Any] = {"progress": {d: self._store.progress(d) for d in header["digests"]}}
+        if header.get("decoder"):  # the host weighs a delta
+            answer["decoder_bits_per_s"] = delta.speed()
+        return answer, b""
 
     def _store_put(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._store.bringing()
@@ -437,7 +450,12 @@ class Agent:
             except AgentError:
                 found = None  # the host stages it again, and is told what is wrong with its signature, or mends it
         fit = self._store.python_of_current() == self._identity["python"] and facts.has_runtime(self._store.runtime())
-        return {"release": found[0] if found else None, "fit": fit, **self._current()}, b""
+        answer = {"release": found[0] if found else None, "fit": fit, **self._current()}
+        if self._logic and found:
+            compiled = self._store.accelerated_of(found[0])
+            whole = compiled and all(self._store.progress(digest) < 0 for digest in compiled.files())
+            answer["accelerated"] = vars(compiled) if whole else None
+        return answer, b""
 
     def _release_list(self, header: dict[str, Any], payload: bytes) -> Answer:
         return {}, json.dumps(self._store.listing()).encode()
@@ -447,8 +465,9 @@ class Agent:
         if signed is not None and len(signed) > signature.MAX_BYTES:
             raise AgentError(errors.BAD_REQUEST, f"a signature of {len(signed)} bytes")
         self._trust.check("the bundle", payload, signed)
+        compiled = accelerated.entry(header["accelerated"]) if header.get("accelerated") else None
         self._store.bringing()
-        return {"release": self._store.stage(payload, signed)}, b""
+        return {"release": self._store.stage(payload, signed, compiled)}, b""
 
     def _require_signed(self, release: str) -> None:
         """Untrusted, where a key is pinned and has not signed this release."""
@@ -555,8 +574,12 @@ class Agent:
     def _meters_wire(self, header: dict[str, Any], payload: bytes) -> Answer:
         """Look for the meters anew, with the chips that boards.yaml describes and no driver shows."""
         self._require_idle()
-        self._meters, self._unreadable = find_meters(self._sysroot, header["wired"])
+        self._meters, self._unreadable = self._find_meters(header["wired"])
         return self._meters_list(header, payload)
+
+    def _find_meters(self, wired: Sequence[dict[str, Any]] = ()) -> tuple[list[Any], list[Any]]:
+        """What is simulated draws no power: the meters of the machine that simulates it say nothing of it."""
+        return ([], []) if self._logic and self._logic.modules else find_meters(self._sysroot, wired)
 
     def _stop_sampler(self) -> None:
         """End sampling; the last samples are on their way before this returns."""
@@ -588,11 +611,13 @@ class Agent:
 
     def _load(self, header: dict[str, Any]) -> Steps:
         shapes = header.get("shapes")
+        release = None
         if "bundle" in header:
             found = self._store.find(header["bundle"])
             if found is None:
                 raise AgentError(errors.NOT_FOUND, f"bundle {str(header['bundle'])[:12]} is not on this board")
-            self._require_signed(found[0])
+            release = found[0]
+            self._require_signed(release)
             sha256 = found[1].files[manifest.MODEL].sha256
             shapes = shapes or {name: list(shape) for name, shape in found[1].shapes.items()}
         else:
@@ -612,10 +637,15 @@ class Agent:
             "signature": header.get("signature"),
             "pin": header.get("pin"),
             "kernels": self._kernels(header.get("kernels", "off")),
+            "accelerator": self._for_logic(release, {**header, "shapes": shapes}),
         }
         reply = yield Ask(request, b"", _limit(header))
         self._loaded = True
         return reply.header, reply.payload
+
+    def _for_logic(self, release: str | None, header: dict[str, Any]) -> dict[str, Any] | None:
+        """See `Logic.offer`; None where there is none."""
+        return self._logic.offer(self._store, release, header, self._trust.key() is not None) if self._logic else None
 
     def _kernels(self, mode: Any) -> dict[str, str] | None:
         """What the runner needs to load a model with our kernels; None where they stay off."""
@@ -642,9 +672,11 @@ class Agent:
         self._require_model()
         parsed = found[1]
         assert parsed.golden is not None
+        compiled = self._store.accelerated_of(found[0]) if self._logic else None
         request = {
             "op": "verify",
             "golden": str(self._store.checked(parsed.files[manifest.GOLDEN].sha256)),
+            "reference": str(self._store.checked(compiled.golden)) if compiled and compiled.golden else None,
             "vectors": int(parsed.golden["vectors"]),
             "inputs": len(parsed.inputs),
         }
@@ -726,6 +758,7 @@ class Agent:
             "state_after": {**after, "others": others} if others else after,
             "runtime": loaded.get("runtime"),
             "kernels": loaded.get("kernels"),
+            "accelerator": restarts[-1].get("accelerator"),
         }, b""
 
     def _profile_run(self, header: dict[str, Any], payload: bytes) -> None:
@@ -755,6 +788,7 @@ class Agent:
             "state_after": {**after, "others": others} if others else after,
             "runtime": loaded.get("runtime"),
             "kernels": loaded.get("kernels"),
+            "accelerator": restarts[-1].get("accelerator"),
         }, b""
 
     def _windows(self, header: dict[str, Any], payload: bytes, limit_s: float) -> Generator[Any, Any, dict[str, Any]]:
@@ -907,7 +941,8 @@ class Agent:
     def _start_runner(self, memory_bytes: int | None) -> None:
         self._stop_runner()
         self._take_turn(alone=False)
-        runner = self._runner = RunnerProcess(self._store.runtime(), memory_bytes)
+        folders = [self._logic.modules if self._logic else None, self._store.runtime()]
+        runner = self._runner = RunnerProcess([folder for folder in folders if folder], memory_bytes)
         self._selector.register(runner.stdout, selectors.EVENT_READ, self._from_runner)
         self._selector.register(runner.stderr, selectors.EVENT_READ, lambda: self._from_runner_stderr(runner))
 

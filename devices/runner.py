@@ -8,6 +8,7 @@ process dies, the agent lives on and says how it died.  One process holds one mo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import json
@@ -18,15 +19,18 @@ import sys
 import time
 from array import array
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from devices import profiling
+from devices.profiling import Invoke
 from devices.protocol import errors, tensors
 from devices.protocol.errors import AgentError
 from devices.protocol.framing import Decoder, Encoder, FrameError, Kind, Message
 
 if TYPE_CHECKING:
-    from devices.backends.litert import Model
+    from devices.backends import litert, pynq
+
+    Model = Union[litert.Model, pynq.Model]
 
 CHUNK_NS = 50_000_000  # between two looks at the clock for anything but a sample: 20 per second
 WARMUP_WINDOW = 10  # chunks whose two halves must agree
@@ -85,22 +89,33 @@ class Runner:
         return _litert().versions(), b""
 
     def _load(self, request: dict[str, Any], payload: bytes) -> Any:
-        litert = _litert()
+        _litert()  # says what is missing, if it is
         self._options = request
         affinity = _pin(request.get("pin"))  # before the runtime starts threads: they inherit it
         started = _clock()
-        self._model = litert.Model(
-            request["path"],
-            request.get("threads", 1),
-            request.get("shapes"),
-            request.get("signature"),
-            request.get("kernels"),
-        )
+        self._model = _load(request)
         self._facts = {"load_ns": _clock() - started, "affinity": affinity}
         decisions = self._model.decisions()
         # Some hundred nodes with their reasons do not fit a header: that says which of our kernels run how many nodes.
         ours = None if decisions is None else dict(Counter(node["kernel"] for node in decisions if node["kernel"]))
-        return {**self._model.describe(), **self._facts, "kernels": ours}, json.dumps(decisions).encode()
+        told = {**self._model.describe(), **self._facts, "kernels": ours, **self._accelerator()}
+        return told, json.dumps(decisions).encode()
+
+    def _accelerator(self) -> dict[str, Any]:
+        """`accelerator`, where the board has one: see `backends.pynq.Model.accelerator`, or `why` it is not used."""
+        there = self._options.get("accelerator")
+        if there is None:
+            return {}
+        facts = getattr(self._model, "accelerator", None)
+        known = {"overlay": there["overlay"], "why": there["why"], "failed": False, "simulated": None}
+        return {"accelerator": facts() if facts else known}
+
+    def _accelerated(self) -> bool:
+        """Whether the accelerator has the model, and has not failed."""
+        return getattr(self._model, "failure", "LiteRT has it") is None
+
+    def _simulated(self) -> bool:
+        return self._accelerated() and getattr(self._model, "simulated", None) is not None
 
     def _profile(self, request: dict[str, Any], payload: bytes) -> Any:
         """
@@ -111,30 +126,40 @@ class Runner:
         model = self._loaded()
         with open(self._options["path"], "rb") as file:
             content = file.read()
-        cuts, refused = profiling.load_cuts(content, int(request["group"]), self._open)
-        every: list[tuple[int | None, Any]] = [*cuts, (None, model)]
         given = tensors.unpack(request["tensors"], payload)
-        for _, cut in every:
-            cut.set_inputs(given)
+        model.set_inputs(given)
+        own_cuts = getattr(model, "cuts", None)
+        if own_cuts and self._accelerated():  # its programs can be cut as they are
+            refused: list[dict[str, Any]] = []
+            every: list[tuple[int | None, Invoke]] = _grouped(own_cuts(), int(request["group"]))
+        else:
+            cuts, refused = profiling.load_cuts(content, int(request["group"]), self._open)
+            for _, cut in cuts:
+                cut.set_inputs(given)
+            every = [(count, cut.invoke) for count, cut in cuts]
+        every.append((None, model.invoke))
         gc.collect()
         gc.disable()
-        for sweep, number, latencies in profiling.sweeps([cut.invoke for _, cut in every], request["duration_s"]):
+        for sweep, number, latencies in profiling.sweeps(
+            [invoke for _, invoke in every], request["duration_s"], once=self._simulated()
+        ):
             if sys.byteorder == "big":
                 latencies.byteswap()
             header = {"phase": "profile", "sweep": sweep, "operators": every[number][0]}
             self._send(Kind.EVENT, header, latencies.tobytes())
         gc.enable()
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        found = {"refused": refused, "placement": model.placement(), "peak_rss_bytes": rss}
-        return {**self._facts, "cuts": [count for count, _ in cuts], **found}, b""
+        placement = model.placement()
+        if placement is not None:
+            for decision in model.decisions() or ():  # of our own kernels, by name
+                if decision["kernel"]:
+                    placement[decision["node"]] = decision["kernel"]
+        found = {"refused": refused, "placement": placement, "peak_rss_bytes": rss, **self._accelerator()}
+        return {**self._facts, "cuts": [count for count, _ in every if count is not None], **found}, b""
 
     def _open(self, path: str) -> Model:
         """The file at `path`, loaded as the model was."""
-        options = self._options
-        model: Model = _litert().Model(
-            path, options.get("threads", 1), options.get("shapes"), None, options.get("kernels")
-        )
-        return model
+        return _load({**self._options, "path": path, "signature": None, "accelerator": None})
 
     def _loaded(self) -> Model:
         if self._model is None:
@@ -160,7 +185,7 @@ class Runner:
             specs, values = tensors.pack(model.outputs())
             described.append(specs)
             parts.append(values)
-        return {"batch": described}, b"".join(parts)
+        return {"batch": described, **self._accelerator()}, b"".join(parts)
 
     def _measure(self, request: dict[str, Any], payload: bytes) -> Any:
         """
@@ -174,14 +199,16 @@ class Runner:
         model = self._loaded()
         model.set_inputs(tensors.unpack(request["tensors"], payload))
         known: dict[str, Any] = dict(self._facts)
+        if request.get("rate") and self._simulated():
+            raise AgentError(errors.BAD_INPUT, "a schedule needs real time, and this accelerator is simulated")
         if not request.get("again"):
             started = _clock()
-            model.invoke()
-            known["first_ns"] = _clock() - started
+            took = model.invoke()
+            known["first_ns"] = _clock() - started if took is None else took
             known["clock_overhead_ns"] = min(_clock_step() for _ in range(1000))
             gc.collect()
         gc.disable()
-        known["steady"] = self._warm_up(model.invoke, request["warmup_max_s"])
+        known["steady"] = self._simulated() or self._warm_up(model.invoke, request["warmup_max_s"])
         before = resource.getrusage(resource.RUSAGE_SELF)
         window = self._timed(model.invoke, request)
         after = resource.getrusage(resource.RUSAGE_SELF)
@@ -191,9 +218,10 @@ class Runner:
             "peak_rss_bytes": after.ru_maxrss * 1024,
             "preemptions": after.ru_nivcsw - before.ru_nivcsw,
             **window,
+            **self._accelerator(),
         }, b""
 
-    def _warm_up(self, invoke: Callable[[], None], limit_s: float) -> bool:
+    def _warm_up(self, invoke: Invoke, limit_s: float) -> bool:
         end = _clock() + int(limit_s * 1e9)
         window: list[array[int]] = []
         while _clock() < end:
@@ -204,7 +232,7 @@ class Runner:
                 return True
         return False
 
-    def _timed(self, invoke: Callable[[], None], request: dict[str, Any]) -> dict[str, Any]:
+    def _timed(self, invoke: Invoke, request: dict[str, Any]) -> dict[str, Any]:
         left = int(request["max_invocations"])
         needed = int(request["min_invocations"])
         rate = request.get("rate")
@@ -239,25 +267,52 @@ class Runner:
         self._send(Kind.EVENT, header if service is None else {**header, "service": len(service)}, values.tobytes())
 
     def _verify(self, request: dict[str, Any], payload: bytes) -> Any:
-        """Run the golden vectors and compare here, where the answer is made: only the differences travel."""
+        """
+        Run the golden vectors and compare here, where the answer is made: only the differences travel.
+
+        What the accelerator answered is compared with `reference`, as it rounds like those kernels; `referenced` says
+        how many vectors were.
+        """
         import numpy as np
 
         from devices.backends.litert import from_array, to_array
 
         model = self._loaded()
         report: dict[int, dict[str, Any]] = {}
-        with np.load(request["golden"], allow_pickle=False) as golden:
+        referenced = 0
+        with contextlib.ExitStack() as files:
+            golden = files.enter_context(np.load(request["golden"], allow_pickle=False))
+            known = request.get("reference")
+            reference = files.enter_context(np.load(known, allow_pickle=False)) if known else None
             for vector in range(request["vectors"]):
                 given = [from_array(f"in{i}", golden[f"v{vector}.in{i}"]) for i in range(request["inputs"])]
                 model.set_inputs(given)
                 model.invoke()
+                expected = reference if reference is not None and self._accelerated() else golden
+                referenced += expected is reference
                 for i, (spec, values) in enumerate(model.outputs()):
-                    entry = _compare(golden[f"v{vector}.out{i}"], to_array(spec, values))
+                    entry = _compare(expected[f"v{vector}.out{i}"], to_array(spec, values))
                     if entry["differing"]:
                         entry["vector"] = vector
                     total = report.setdefault(i, {"output": spec.name, "dtype": spec.dtype})
                     _merge(total, entry)
-        return {"compared": list(report.values())}, b""
+        return {"compared": list(report.values()), "referenced": referenced, **self._accelerator()}, b""
+
+
+def _grouped(cuts: list[Any], group: int) -> list[Any]:
+    """The first, every `group`-th and the last."""
+    return cuts[::group] + (cuts[-1:] if (len(cuts) - 1) % group else [])
+
+
+def _load(request: dict[str, Any]) -> Model:
+    """The model at `path`, on the accelerator where the request names what was compiled for it, else in LiteRT."""
+    from devices.backends import litert, pynq
+
+    path, threads, kernels = request["path"], request.get("threads", 1), request.get("kernels")
+    there = request.get("accelerator")
+    if there and there["compiled"]:
+        return pynq.Model(path, there["compiled"], there["overlay"], threads, kernels)
+    return litert.Model(path, threads, request.get("shapes"), request.get("signature"), kernels)
 
 
 def _litert() -> Any:
@@ -308,7 +363,7 @@ def is_steady(window: list[array[int]]) -> bool:
     return bool(abs(change[0]) <= 0.05 and abs(change[2]) <= 0.05 and -0.5 <= change[1] <= 0.10)
 
 
-def _chunk(invoke: Callable[[], None], length_ns: int, most: int) -> tuple[int, array[int]]:
+def _chunk(invoke: Invoke, length_ns: int, most: int) -> tuple[int, array[int]]:
     """Invoke for about `length_ns` and at most `most` times; returns the start and every latency in ns."""
     latencies = array("q")
     append = latencies.append
@@ -317,9 +372,9 @@ def _chunk(invoke: Callable[[], None], length_ns: int, most: int) -> tuple[int, 
     end = started + length_ns
     while True:
         before = clock()
-        invoke()
+        took = invoke()
         after = clock()
-        append(after - before)
+        append(after - before if took is None else took)
         if after >= end or len(latencies) >= most:
             return started, latencies
 
@@ -343,7 +398,7 @@ class _Schedule:
         self._k = 0
         self.late = 0
 
-    def chunk(self, invoke: Callable[[], None], length_ns: int, most: int) -> tuple[int, array[int], array[int]]:
+    def chunk(self, invoke: Invoke, length_ns: int, most: int) -> tuple[int, array[int], array[int]]:
         """As `_chunk`: the start, and latency and service time of every invocation in ns."""
         latencies, service = array("q"), array("q")
         clock = _clock

@@ -6,7 +6,8 @@ Everything lies below one root, modes 0700 and 0600::
     store/<sha256>              whole and verified; never changed
     store/<sha256>.part         on its way; its size says where to go on
     store/<sha256>.<pid>.patched    being made of another one and a delta
-    releases/<bundle>/<n>/      manifest.json of the n-th release of that bundle; `unproven` until it was current
+    releases/<bundle>/<n>/      manifest.json of the n-th release of that bundle; `unproven` until it was current;
+                                accelerated.json where the board has the accelerator, see `protocol.accelerated`
     current                     -> releases/<bundle>/<n>, switched by one rename
     runtime/<sha256>/           numpy and the LiteRT runtime, unpacked, where the board has none of its own
     runtime/current             -> <sha256>
@@ -38,7 +39,8 @@ from pathlib import Path
 from typing import Any
 
 from devices.history import Activation, History
-from devices.protocol import errors, manifest, signature
+from devices.protocol import accelerated, errors, manifest, signature
+from devices.protocol.accelerated import Entry
 from devices.protocol.errors import AgentError
 
 _CHUNK = 1 << 20
@@ -311,12 +313,22 @@ class Store:
         """The content of a release's signature.json; None if it has none."""
         return _read(self._release(release) / signature.FILE)
 
-    def stage(self, data: bytes, signed: bytes | None = None) -> str:
+    def accelerated_of(self, release: str) -> Entry | None:
+        """
+        What a release brings for the accelerator; None where nobody thought of one.
+
+        Raises:
+            AgentError: bad-request or not-found.
+        """
+        return self._compiled(self._release(release))
+
+    def stage(self, data: bytes, signed: bytes | None = None, compiled: Entry | None = None) -> str:
         """
         Make a release of the manifest `data`, whose files are all in the store.  It is not current yet.
 
         Args:
             signed: its signature.json; kept, whether anybody asks for it or not.
+            compiled: what it brings for the accelerator.
 
         Returns:
             ``name/n``; the existing one if the same bundle was released before.
@@ -327,11 +339,15 @@ class Store:
         parsed = parse_manifest(data)
         for entry in parsed.files.values():
             self.path(entry.sha256)
+        beside = {} if signed is None else {signature.FILE: signed}
+        if compiled is not None:
+            beside[accelerated.FILE] = compiled.encode()
+            for digest in compiled.files():
+                self.path(digest)
         with _disk_errors(self.root), self._locked():
             found = self.find(manifest.digest(data))
             if found:
-                if signed is not None and self.signature_of(found[0]) != signed:
-                    self._keep_signature(self._release(found[0]), signed)
+                self._keep(self._release(found[0]), beside)
                 return found[0]
             folder = self.releases / parsed.name
             if folder.is_symlink():
@@ -344,8 +360,7 @@ class Store:
             try:
                 (staging / "manifest.json").write_bytes(data)
                 (staging / UNPROVEN).touch()
-                if signed is not None:
-                    self._keep_signature(staging, signed)
+                self._keep(staging, beside)
                 _sync(staging / "manifest.json")
                 os.rename(staging, folder / str(number))
             except OSError:
@@ -354,11 +369,14 @@ class Store:
         return f"{parsed.name}/{number}"
 
     @staticmethod
-    def _keep_signature(folder: Path, signed: bytes) -> None:
-        staging = folder / f".{signature.FILE}.{os.getpid()}"
-        staging.write_bytes(signed)
-        _sync(staging)
-        os.replace(staging, folder / signature.FILE)
+    def _keep(folder: Path, files: dict[str, bytes]) -> None:
+        """What belongs to a release and is not part of its bundle."""
+        for name, data in files.items():
+            if _read(folder / name) != data:
+                staging = folder / f".{name}.{os.getpid()}"
+                staging.write_bytes(data)
+                _sync(staging)
+                os.replace(staging, folder / name)
 
     def activate(self, release: str, python: str = "") -> None:
         """
@@ -437,8 +455,22 @@ class Store:
                 parsed = manifest.parse(_read(folder / "manifest.json") or b"")
             except manifest.ManifestError:
                 continue  # a damaged release cannot run, and must not keep others from being dropped
-            used |= {entry.sha256 for entry in parsed.files.values()}
+            used |= self._named(folder, parsed)
         return used
+
+    def _named(self, folder: Path, parsed: manifest.Manifest) -> set[str]:
+        """Digests of the files that the release in `folder` needs."""
+        compiled = self._compiled(folder)
+        beside = compiled.files() if compiled else set()
+        return {entry.sha256 for entry in parsed.files.values()} | beside
+
+    @staticmethod
+    def _compiled(folder: Path) -> Entry | None:
+        data = _read(folder / accelerated.FILE)
+        try:
+            return None if data is None else accelerated.entry(data)
+        except accelerated.FormatError as error:
+            return Entry(why=str(error))  # a push brings it anew
 
     def _all(self) -> Iterator[Path]:
         """The folder of every release; links are passed over."""
@@ -470,13 +502,10 @@ class Store:
             if not (folder / UNPROVEN).exists():
                 raise AgentError(errors.BAD_REQUEST, f"{release} proved itself before")
             data = _read(folder / "manifest.json")
+            mine = set() if data is None else self._named(folder, manifest.parse(data))
             shutil.rmtree(folder)
-            if data is None:
-                return
-            used = self._used()
-            for entry in manifest.parse(data).files.values():
-                if entry.sha256 not in used:
-                    self._blob(entry.sha256).unlink(missing_ok=True)
+            for digest in mine - self._used():
+                self._blob(digest).unlink(missing_ok=True)
 
     def _release(self, release: Any) -> Path:
         name, _, number = str(release).partition("/")

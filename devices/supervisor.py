@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ class RunnerProcess:
     One runner.  The agent waits on `stdout` and `stderr` (file descriptors) and calls `read`.
 
     Args:
-        runtime: folder with numpy and LiteRT to put on the path, where the board has none of its own.
+        path: folders to put on the path first: numpy and LiteRT where the board has none of its own, say.
         memory_bytes: limit on the runner's private memory; None is no limit.
     """
 
-    def __init__(self, runtime: Path | None, memory_bytes: int | None) -> None:
+    def __init__(self, path: Sequence[Path], memory_bytes: int | None) -> None:
         self.memory_bytes = memory_bytes
         package = str(Path(__file__).resolve().parent.parent)
-        path = [package, *([str(runtime)] if runtime else []), os.environ.get("PYTHONPATH", "")]
+        folders = [package, *map(str, path), os.environ.get("PYTHONPATH", "")]
         command = [sys.executable, "-m", "devices.runner"]
         if memory_bytes:
             command += ["--memory-bytes", str(memory_bytes)]
@@ -43,7 +43,7 @@ class RunnerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))},
             start_new_session=True,
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
@@ -98,6 +98,8 @@ class RunnerProcess:
             pass
         name = signal.Signals(-code).name if code < 0 else None
         how = f"killed by {name}" if name else f"ended with exit code {code}"
+        if name == "SIGILL":
+            how += ": an instruction that this processor does not have"
         if self.memory_bytes and (b"bad_alloc" in self._tail or b"MemoryError" in self._tail):
             how += f" (memory limit {self.memory_bytes // 2**20} MiB)"
         tail = self._tail.decode("utf-8", "replace").strip().splitlines()

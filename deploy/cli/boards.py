@@ -104,6 +104,7 @@ def _check(registry: Registry, board: Board) -> dict[str, Any]:
         "board": board.name,
         "ok": True,
         "identity": identity,
+        "overlay": session.hello.get("overlay"),
         "runtime": runtime,
         "current": current,
         "rails": meters["rails"],
@@ -166,6 +167,8 @@ def _show(entry: dict[str, Any]) -> None:
         table.add_row("runtime", f"none yet ({runtime['missing']}); the first push brings it")
     else:
         table.add_row("runtime", f"{runtime['runtime']}, numpy {runtime['numpy']}, Python {identity['python']}")
+    if entry["overlay"]:
+        table.add_row("overlay", entry["overlay"])
     current = entry["current"]
     table.add_row("current", f"{current['release']} ({current['bundle'][:12]})" if current else "nothing pushed yet")
     rails = [_rail(rail) for rail in entry["rails"]]
@@ -181,12 +184,18 @@ def _show(entry: dict[str, Any]) -> None:
 
 @command.command(
     "add",
-    help="""Register a board reached over ssh; the rest of the file stays as it is."""
-    + common.example("deploy boards add pi5-desk --kind raspberry-pi --host pi5-desk.local --tag lab"),
+    help="""
+    Register a board reached over ssh, or a PYNQ whose accelerator is simulated here (pynq-sim); the rest of the file
+    stays as it is.
+    """
+    + common.example(
+        "deploy boards add pi5-desk --kind raspberry-pi --host pi5-desk.local --tag lab",
+        "deploy boards add fpga --kind pynq-sim",
+    ),
 )
 @click.argument("name")
-@click.option("--kind", required=True, type=click.Choice(["raspberry-pi", "jetson", "pynq", "generic"]))
-@click.option("--host", required=True, help="Host name, address, or an alias of your ~/.ssh/config.")
+@click.option("--kind", required=True, type=click.Choice(["raspberry-pi", "jetson", "pynq", "pynq-sim", "generic"]))
+@click.option("--host", help="Host name, address, or an alias of your ~/.ssh/config.")
 @click.option("--user")
 @click.option("--port", type=click.IntRange(1, 65535))
 @click.option("--description")
@@ -196,18 +205,24 @@ def add(
     boards_file: str | None,
     name: str,
     kind: str,
-    host: str,
+    host: str | None,
     user: str | None,
     port: int | None,
     description: str | None,
     tags: tuple[str, ...],
 ) -> None:
     from deploy import boards
+    from deploy.accelerate import SIMULATED_KIND
+    from deploy.errors import UsageError
     from deploy.paths import boards_file as find_file
 
+    if (kind == SIMULATED_KIND) == bool(host):
+        raise UsageError(f"a {kind} {'is this machine' if host else 'is reached by --host'}")
     path = find_file(boards_file) or Path("boards.yaml")
-    transport = {"kind": "ssh", "host": host, "user": user, "port": port}
+    transport = {"kind": "ssh", "host": host, "user": user, "port": port} if host else {"kind": "local"}
     entry: dict[str, Any] = {"kind": kind, "description": description}
+    if kind == SIMULATED_KIND:
+        entry["root"] = f"{boards.DEFAULT_ROOT}-{name}"  # a disk of its own, beside that of `local`
     entry = {key: value for key, value in entry.items() if value}
     entry["transport"] = {key: value for key, value in transport.items() if value}
     if tags:

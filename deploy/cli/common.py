@@ -363,10 +363,15 @@ class OnBoard:
 @contextlib.contextmanager
 def on_board(boards_file: str | None, board_name: str | None, bundle: Bundle) -> Iterator[OnBoard]:
     """Connect to the board of `any_board_option`, and make sure that it has its runtime and the bundle."""
+    from deploy import accelerate
+
     known = registry(boards_file)
     with session_with(known, *any_board(known, board_name)) as session:
         bring(session, bundle)
         yield OnBoard(known, session, bundle)
+        told = session.accelerator
+        if told and told["why"]:
+            note(f"{session.board.name}: {accelerate.summary(told)}")
 
 
 def any_board(registry: Registry, board_name: str | None) -> list[Board]:
@@ -390,12 +395,15 @@ def any_board(registry: Registry, board_name: str | None) -> list[Board]:
 
 
 def pushed_line(board: Board, pushed: Pushed) -> str:
+    from deploy import accelerate
+
     if pushed.was_current:
         return f"{board.name}: {pushed.release} is current already"
     sent = f"{size(pushed.sent_bytes)} of {size(pushed.total_bytes)} sent" if pushed.sent_bytes else "nothing to send"
     sent += ", the model as a delta" if pushed.delta_base else ""
     proof = pushed.verification.summary if pushed.verification else "no golden vectors: loaded and invoked once"
-    return f"{board.name}: {pushed.release} is current ({sent}; {proof})"
+    who = f"; {accelerate.summary(pushed.accelerator)}" if pushed.accelerator else ""
+    return f"{board.name}: {pushed.release} is current ({sent}; {proof}{who})"
 
 
 class Progress:

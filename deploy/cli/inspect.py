@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     With --data the samples go through it, here, and ranges that they leave or do not fill are named.
 
-    With --board it is loaded there, and the table says for each node that our kernels know which one runs it and why.
+    With --board it is loaded there, and the table says for each node that our kernels know which one runs it and why;
+    on a board with the accelerator, for each node whether that runs it, and why not.
     """
     + common.example(
         "deploy inspect net.bundle",
@@ -58,7 +59,7 @@ def command(
 
 
 def _on_board(boards_file: str | None, board_name: str, path: Path, as_json: bool) -> None:
-    from deploy import inference
+    from deploy import accelerate, inference
 
     bundle = common.read_bundle(path)
     with common.on_board(boards_file, board_name, bundle) as on:
@@ -69,17 +70,20 @@ def _on_board(boards_file: str | None, board_name: str, path: Path, as_json: boo
     if as_json:
         common.show_json(
             {"board": board_name, "bundle": bundle.digest, "runtime": model.runtime, "nodes": model.kernels,
-             "kernels_off": why_off, "cpu_features": identity.get("cpu_features", [])}
+             "kernels_off": why_off, "cpu_features": identity.get("cpu_features", []), "accelerator": model.accelerator}
         )  # fmt: skip
         return
     common.show(f"{bundle.name} on {board_name}: {model.runtime}, {_cpu(identity)}")
+    if model.accelerator:
+        common.show(f"{accelerate.summary(model.accelerator)}; overlay {model.accelerator['overlay']}")
     if model.kernels is None:
         common.show(f"our kernels are off: {why_off or 'as asked'}; the stock runtime runs every node")
         return
+    beside = "reference kernels" if model.accelerator and not model.accelerator["why"] else "stock runtime"
     table = common.new_table("node", "operator", "runs on", "resident", "why", right=("node", "resident"))
     for node in model.kernels:
-        held = common.size(node["packed_bytes"]) if node.get("kernel") else ""
-        table.add_row(str(node["node"]), node["op"], node.get("kernel") or "stock runtime", held, node["reason"])
+        held = common.size(node["packed_bytes"]) if node.get("kernel") and "packed_bytes" in node else ""
+        table.add_row(str(node["node"]), node["op"], node.get("kernel") or beside, held, node["reason"])
     common.show_table(table)
 
 

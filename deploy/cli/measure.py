@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -198,20 +198,56 @@ def show(board: str, bundle: str, measured: Any) -> None:
     d = common.duration
     table = common.new_table("", "", title=f"{bundle} on {board}")
     table.show_header = False
-    interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns is not None else ""
-    table.add_row("latency", f"median {d(latency.median_ns)}{interval}  95 %, n = {latency.n:,}")
-    table.add_row("", f"min {d(latency.min_ns)}  {tail(latency)}  max {d(latency.max_ns)}")
+    simulated = "simulated" in measured.verdict
+    if simulated and latency.min_ns == latency.max_ns:
+        same = f"the same in all {latency.n:,} invocations"
+        told = measured.accelerator
+        beside = "; without what the CPU runs" if told["nodes"] < told["of"] else ""
+        table.add_row("latency", f"simulated {d(latency.median_ns)}, {same}{beside}")
+    else:
+        interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns is not None else ""
+        table.add_row("latency", f"median {d(latency.median_ns)}{interval}  95 %, n = {latency.n:,}")
+        table.add_row("", f"min {d(latency.min_ns)}  {tail(latency)}  max {d(latency.max_ns)}")
     if measured.service:
         table.add_row("service", f"median {d(measured.service.median_ns)}; {measured.late_starts:,} starts came late")
-    table.add_row("restarts", "medians " + ", ".join(d(m) for m in latency.restart_medians_ns))
-    table.add_row("cold", f"load {d(measured.load_ns)}, first invocation {d(measured.first_ns)}")
-    table.add_row("runtime", f"{measured.runtime}; reading the clock takes {measured.clock_overhead_ns} ns, included")
+    for line in accelerator_lines(measured.accelerator):
+        table.add_row("accelerator", line)
+    if simulated:
+        table.add_row("runtime", measured.runtime)
+    else:
+        table.add_row("restarts", "medians " + ", ".join(d(m) for m in latency.restart_medians_ns))
+        table.add_row("cold", f"load {d(measured.load_ns)}, first invocation {d(measured.first_ns)}")
+        clock = f"reading the clock takes {measured.clock_overhead_ns} ns, included"
+        table.add_row("runtime", f"{measured.runtime}; {clock}")
     table.add_row("verdict", ", ".join(measured.verdict))
     common.show_table(table)
     if measured.verdict != ("ok",):
         common.show(f"`deploy explain {measured.verdict[0]}` says what that means and what to do")
     for line in energy_lines(measured.energy, measured.unmetered):
         common.show("energy: " + line.replace("; ", "\n        "))
+
+
+def accelerator_lines(told: Mapping[str, Any] | None) -> list[str]:
+    """What a board told of its accelerator; movement apart, as its bus is beside the computation."""
+    from deploy.accelerate import summary
+
+    if not told:
+        return []
+    lines = [summary(told)]
+    if told["why"]:
+        return lines
+    cycles, moved, simulated = sum(told["cycles"]), sum(told["bus_bytes"]), told["simulated"]
+    at = f" at {simulated['clock_hz'] / 1e6:g} MHz" if simulated else ""
+    lines.append(f"{cycles:,} cycles an invocation{at}")
+    if simulated:
+        rate = simulated["bytes_per_cycle"] * simulated["clock_hz"]
+        lines.append(
+            f"{moved:,} bytes moved beside them: {common.duration(moved / rate * 1e9)} at {rate / 1e6:g} MB/s, "
+            f"{simulated['latency_cycles']} cycles until memory answers"
+        )
+    else:
+        lines.append(f"{moved:,} bytes moved beside them")
+    return lines
 
 
 def tail(latency: Any) -> str:

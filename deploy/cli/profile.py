@@ -87,6 +87,8 @@ def command(
 
 def show(title: str, found: Profile) -> None:
     """The table that everybody reads."""
+    from deploy.cli.measure import accelerator_lines
+
     d = common.duration
     table = common.new_table("op", "operator", "time", "95 %", "share", "run by", title=title,
                              right=("op", "time", "share"))  # fmt: skip
@@ -102,6 +104,8 @@ def show(title: str, found: Profile) -> None:
     if found.whole_low_ns is not None and found.whole_high_ns is not None:
         interval = f" [{d(found.whole_low_ns)}, {d(found.whole_high_ns)}]"
     common.show(f"untouched model {d(found.whole_ns)}{interval}: the sum differs by {found.gap:+.2%}")
+    for line in accelerator_lines(found.accelerator):
+        common.show(f"accelerator: {line}")
     if found.refused:
         common.show(f"{len(found.refused)} cuts were refused by the runtime, their operators told with the next")
 

@@ -38,6 +38,7 @@ def command(
 ) -> int:
     from dataclasses import asdict
 
+    from deploy import accelerate
     from deploy.errors import BundleError, GoldenMismatch
     from deploy.verify import verify
 
@@ -51,7 +52,8 @@ def command(
         good = result.exact if exact else result.passed
         writer.set(
             verification=asdict(result),
-            verdict=["ok"] if good else ["differs"],
+            verdict=accelerate.verdict(result.accelerator) if good else ["differs"],
+            accelerator=result.accelerator,
             headline="bit-exact" if result.exact else f"{result.differing} of {result.elements} differ",
         )
     if as_json:

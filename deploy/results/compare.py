@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.accelerate import is_simulated
 from deploy.errors import StoreError
 from deploy.results.store import Run
 from devices.protocol.student import half_width, t_975
@@ -26,6 +27,7 @@ ALIKE = {
     "clocks": "measured at other CPU frequencies or under another governor",
     "threads": "measured with other threads or CPUs",
     "runtimes": "run by another runtime, or with other kernels",
+    "times": "timed another way",
     "schedules": "measured from another schedule (--rate)",
     "scopes": "energy of another scope",
 }
@@ -143,6 +145,7 @@ def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, str
         ("clocks", _clocks),
         ("threads", _threads),
         ("runtimes", _runtime),
+        ("times", _timing),
         ("schedules", lambda record: (record.get("plan") or {}).get("rate")),
     ):
         mine, theirs = facts(first), facts(second)
@@ -178,6 +181,14 @@ def _threads(record: Mapping[str, Any]) -> tuple[Any, ...]:
 def _runtime(record: Mapping[str, Any]) -> tuple[Any, ...]:
     kernels = record.get("kernels") or {}
     return record.get("runtime"), kernels.get("mode", "off"), kernels.get("sha256")
+
+
+def _timing(record: Mapping[str, Any]) -> str:
+    accelerator = record.get("accelerator")
+    if accelerator is None or not is_simulated(accelerator):
+        return "measured"
+    simulated = accelerator["simulated"]
+    return f"{simulated['source']} at {simulated['clock_hz'] / 1e6:g} MHz"
 
 
 def _text(facts: Any) -> str:

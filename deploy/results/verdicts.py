@@ -139,6 +139,18 @@ CODES: dict[str, Code] = {
             void=True,
         ),
         Code(
+            "simulated",
+            "The accelerator is simulated: its cycles are exact for the RTL on a modelled bus, and times are cycles at "
+            "a clock that is assumed.  What the CPU runs is not in them.",
+            "Take it for what it is, or measure on a board; `deploy compare` does not mix the two.",
+        ),
+        Code(
+            "accelerator-failed",
+            "The accelerator did not end a program, reported an error or is of another version, and the CPU answered.",
+            "`deploy inspect --board` says why; the next run configures the programmable logic anew.",
+            void=True,
+        ),
+        Code(
             "meter-failed",
             "A meter stopped answering during the run.  The latencies are not touched by it.",
             "`deploy boards check` tells which meters answer.",
@@ -269,6 +281,8 @@ class Circumstances:
         lost: the spool could not keep everything.
         emulated: the board's time is not real.
         meter_failed: a meter stopped answering.
+        simulated: times are cycles of a simulation, which no clock and no neighbour of this machine touches.
+        accelerator_failed: it was to run the model, and did not.
     """
 
     restarts: Sequence[Mapping[str, Any]]
@@ -279,6 +293,11 @@ class Circumstances:
     lost: bool = False
     emulated: bool = False
     meter_failed: bool = False
+    simulated: bool = False
+    accelerator_failed: bool = False
+
+
+_OF_SIMULATIONS = ("restarts-disagree", "two-modes", "cut-short", "samples-lost")
 
 
 def judge(latency: LatencySummary, seen: Circumstances) -> tuple[str, ...]:
@@ -307,6 +326,9 @@ def judge(latency: LatencySummary, seen: Circumstances) -> tuple[str, ...]:
         "emulated-time": seen.emulated,
         "meter-failed": seen.meter_failed,
     }
+    if seen.simulated:
+        found = {code: found[code] for code in _OF_SIMULATIONS}
+    found |= {"simulated": seen.simulated, "accelerator-failed": seen.accelerator_failed}
     return tuple(code for code in CODES if found.get(code)) or (OK,)
 
 

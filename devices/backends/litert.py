@@ -47,6 +47,19 @@ def one_line(error: BaseException) -> str:
     return f"the runtime gives no reason{why}"
 
 
+def reference_interpreter(model: bytes) -> Any:
+    """
+    An interpreter with TFLite's reference kernels: slow ones, whose rounding is the one that others are held against.
+
+    Args:
+        model: content of a .tflite file.
+    """
+    from importlib import import_module
+
+    kinds = import_module(Interpreter.__module__).OpResolverType
+    return Interpreter(model_content=model, experimental_op_resolver_type=kinds.BUILTIN_REF)
+
+
 class Model:
     """
     A model, loaded and ready: `set_inputs`, `invoke`, `outputs`.

@@ -6,14 +6,18 @@ header as JSON, then what its spans point at.  The model runs as `steps`, in ord
 which go by their numbers in the original file::
 
     {"kind": "cpu", "model": span, "inputs": [tensor, ...], "outputs": [tensor, ...], "nodes": [...]}
-    {"kind": "pl", "image": span, "prepare": [offset, words], "run": [offset, words], "resident": bool,
-     "inputs": [port, ...], "outputs": [port, ...], "input_bytes": n, "output_bytes": n, "nodes": [...]}
+    {"kind": "pl", "image": span, "prepare": program, "run": program, "resident": bool,
+     "inputs": [port, ...], "outputs": [port, ...], "input_bytes": n, "output_bytes": n, "nodes": [...],
+     "layers": [[words, [node, ...]], ...]}
 
-A span is an offset behind the header and a length.  A port is
-``{"tensor", "offset", "pad", "size", "shape", "gather": span}``: `size` bytes at `offset` of the buffer, and for each
-the number of the value it holds (int32; -1: none, `pad` instead).
+A span is an offset behind the header and a length.  A program is ``[offset, words, limit]``: 64-bit words at an offset
+of the image, and a number of cycles that it stays far below.  `layers` says, in order, which nodes `run` has computed
+after so many of its words.  A port is ``{"tensor", "offset", "pad", "size", "shape", "gather": span}``: `size` bytes at
+`offset` of the buffer, and for each the number of the value it holds (int32; -1: none, `pad` instead).
 
-History: 1, the first.
+A release names the file that belongs to it, or why there is none, in ``accelerated.json`` (`Entry`).
+
+History: 1, the first.  2: limits of programs; layers.
 """
 
 from __future__ import annotations
@@ -23,13 +27,57 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = 1
+from devices.protocol.manifest import is_digest
+
+VERSION = 2
+FILE = "accelerated.json"
 _MAGIC = b"DHAC"
 _HEAD = struct.Struct("<4sIII")
 
 
 class FormatError(ValueError):
     """The file is no compiled model, or one of another version."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    What a release says of the compiled model: which it is, or why there is none.
+
+    Attributes:
+        sha256: of the file, in the board's store.
+        golden: of another one: the golden vectors of the bundle, answered by TFLite's reference kernels; None where the
+            bundle has none.
+        why: there is none, in a few words.
+    """
+
+    sha256: str | None = None
+    golden: str | None = None
+    why: str | None = None
+
+    def files(self) -> set[str]:
+        """Digests of what must be in the store."""
+        return {digest for digest in (self.sha256, self.golden) if digest is not None}
+
+    def encode(self) -> bytes:
+        return json.dumps(vars(self), sort_keys=True).encode()
+
+
+def entry(given: Any) -> Entry:
+    """
+    The entry of what JSON holds, or of the bytes of `FILE`.
+
+    Raises:
+        FormatError: it is none.
+    """
+    try:
+        fields = json.loads(given) if isinstance(given, bytes) else given
+        made = Entry(**fields)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"no entry for a compiled model: {error}") from error
+    if not (isinstance(made.why, str) if made.sha256 is None else all(map(is_digest, made.files()))):
+        raise FormatError("an entry for a compiled model names it, or says why there is none")
+    return made
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from tests.benchmarks import leases as lease_benchmarks
 from tests.benchmarks import measure as measure_benchmarks
 from tests.benchmarks import pruned as pruned_benchmarks
 from tests.benchmarks import push as push_benchmarks
+from tests.benchmarks import runs as runs_benchmarks
 from tests.benchmarks import serial as serial_benchmarks
 from tests.benchmarks.figure import Figure
 from tests.conftest import CORPUS, ROOT
@@ -212,6 +213,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "push": push_benchmarks.figures,
     "lease": lease_benchmarks.figures,
     "farm": farm_benchmarks.figures,
+    "runs": runs_benchmarks.figures,
     "delta": delta.figures,
     "serial": serial_benchmarks.figures,
     "energy": energy.figures,

@@ -88,7 +88,8 @@ def test_the_boards_that_the_shipped_file_shows_in_comments_are_valid() -> None:
          "boards.yaml:6: boards.pi.cpu.arch is 'riscv64'; there is 'aarch64', 'armv7l', 'x86_64'"),
         # values of another type, or out of range
         ("kind: 5\ntransport: {kind: local}",
-         "boards.yaml:4: boards.pi.kind: input should be 'raspberry-pi', 'jetson', 'pynq' or 'generic' (got 5)"),
+         "boards.yaml:4: boards.pi.kind: "
+         "input should be 'raspberry-pi', 'jetson', 'pynq', 'pynq-sim' or 'generic' (got 5)"),
         ("kind: jetson\ntransport: local", "boards.yaml:5: boards.pi.transport: "
          "input should be a valid dictionary or object to extract fields from (got 'local')"),
         ("kind: jetson\ntransport: {kind: ssh, host: pi.local, port: 70000}",

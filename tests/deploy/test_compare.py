@@ -128,6 +128,9 @@ RECORD = {
         ({"kernels": {"mode": "auto", "sha256": "ab"}}, ["runtimes"]),
         ({"energy": [{**ENERGY, "scope": "wall-ac"}]}, ["scopes"]),
         ({"energy": []}, []),
+        ({"accelerator": {"why": None, "simulated": {"source": "simulated:x", "clock_hz": 100_000_000}}}, ["times"]),
+        ({"accelerator": {"why": "it failed", "simulated": {"source": "simulated:x", "clock_hz": 1}}}, []),  # the CPU's
+        ({"accelerator": {"why": None, "simulated": None}}, []),  # a real board's clock
     ],
 )  # fmt: skip
 def test_runs_that_differ_in_more_than_their_bundle_are_told_apart(change: dict[str, Any], expected: list[str]) -> None:

@@ -78,7 +78,7 @@ def test_a_node_that_ours_win_is_ours_and_answers_as_the_plain_versions(session:
 
     assert fast.kernels and plain.kernels
     assert "CONV_2D" == fast.kernels[0]["op"]
-    assert fast.kernels[0]["kernel"].startswith("conv_w4_")
+    assert "_w4_" in fast.kernels[0]["kernel"]
     assert plain.kernels[0]["kernel"].endswith("_reference")
     np.testing.assert_array_equal(plain_values, fast_values)
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from deploy import kernels
 from deploy.boards import Board
 from deploy.build import build
 from deploy.errors import BuildError
+from deploy.prepare import golden_inputs
 from deploy.profile import OpTime, _Collector, _evaluate, profile
 from deploy.push import push
 from deploy.results.store import Store
 from deploy.session import Session
 from devices.protocol.cut import Graph
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, require_or_skip
+from tests.kernels.single_op import random_conv
 
 DIGITS = GOLDEN / "digits_int8.tflite"
 KNOWN = {"board": {"name": "local"}, "bundle": {"name": "digits", "digest": "ab"}}
@@ -54,9 +59,7 @@ def test_a_real_model_is_profiled_operator_by_operator(
     assert found.gap == stored.record["profile"]["gap"]
 
 
-def evaluated(
-    times_ns: list[list[int]], group: int = 1, placement: list[str] | None = None, kernels: Any = None
-) -> Any:
+def evaluated(times_ns: list[list[int]], group: int = 1, placement: list[str] | None = None) -> Any:
     """
     A profile of the digits from made-up slices: for each restart the time of a model without operators, with the first,
     and so on; the untouched model takes as long as the last.
@@ -70,7 +73,7 @@ def evaluated(
                 value = 10**9 if sweep < 0 else time_ns
                 collector({"restart": restart, "sweep": sweep, "operators": cut}, np.full(3, value).tobytes())
     restarts = [{"cuts": cuts, "placement": placement, "refused": []} for _ in times_ns]
-    reply = {"restarts": restarts, "runtime": "r", "kernels": kernels}
+    reply = {"restarts": restarts, "runtime": "r", "kernels": None}
     return _evaluate(collector, reply, graph, list("abcdef"))
 
 
@@ -112,12 +115,20 @@ def test_operators_are_told_in_groups_with_who_ran_them() -> None:
     assert {None} == {op.kernel for op in evaluated([[100, 300, 350]], group=4).ops}  # the runtime does not say
 
 
-def test_kernels_of_our_own_are_told_by_name() -> None:
-    places = ["delegate", "builtin", "builtin", "builtin", "delegate", "builtin"]
-    decided = [{"node": 0, "kernel": "dense_qs8_avx512vnni"}, {"node": 4, "kernel": None}]
-    ops = evaluated([[100, 300, 310, 310, 710, 705, 1000]], placement=places, kernels=decided).ops
+def test_kernels_of_our_own_are_told_by_name(session: Session, store: Store, tmp_path: Path) -> None:
+    require_or_skip(importlib.util.find_spec("ziglang") is not None, "needs ziglang: `pip install 'deploy-hil[build]'`")
+    layer = random_conv(np.random.default_rng(0), in_shape=(1, 14, 14, 64), out_c=64, weight_type="INT4")
+    (tmp_path / "conv.tflite").write_bytes(layer.model())
+    bundle = build(str(tmp_path / "conv.tflite"), name="conv").bundle
+    kernels.ensure(session, "auto")
+    push(session, bundle)
+    with store.writer("profile", KNOWN) as writer:
+        inputs = golden_inputs(bundle)
+        found = profile(session, bundle.digest, bundle.model, inputs, writer, duration_s=0.1, restarts=1)
 
-    assert ["dense_qs8_avx512vnni", "builtin", "delegate"] == [ops[i].kernel for i in (0, 1, 4)]
+    (ran,) = [op.kernel for op in found.ops if "CONV_2D" in op.names]
+    assert ran is not None
+    assert "_w4_" in ran
 
 
 def test_what_is_no_model_cannot_be_profiled(session: Session, store: Store) -> None:

@@ -119,3 +119,13 @@ def test_every_code_says_what_it_means_and_what_to_do(code: str) -> None:
 
     assert code == entry.code == code.lower()
     assert entry.meaning.endswith(".") and entry.remedy.endswith(".")
+
+
+def test_nothing_of_this_machine_speaks_against_simulated_cycles() -> None:
+    noisy = {"after": {"others": {"busy_cpus": 3.0}, "throttled": 0x4}, "emulated": True}
+
+    assert ("simulated",) == verdict(latency(3), {"steady": False}, simulated=True, **noisy)
+    assert ("samples-lost", "simulated") == verdict(lost=True, simulated=True)
+    assert ("accelerator-failed",) == verdict(accelerator_failed=True)
+    assert not CODES["simulated"].void
+    assert CODES["accelerator-failed"].void
