@@ -64,7 +64,7 @@ def summary(stored: Any) -> list[tuple[str, str]]:
     """What a person wants to know of a run, in the order in which they want to know it."""
     from types import SimpleNamespace
 
-    from deploy.cli.measure import energy_lines, tail
+    from deploy.cli.measure import accelerator_lines, energy_lines, tail
     from deploy.results.stats import summarize
 
     record, d = stored.record, common.duration
@@ -81,6 +81,8 @@ def summary(stored: Any) -> list[tuple[str, str]]:
         interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns and latency.high_ns else ""
         rows.append(("latency", f"median {d(latency.median_ns)}{interval}, n = {latency.n:,}"))
         rows.append(("", f"min {d(latency.min_ns)}  {tail(latency)}  max {d(latency.max_ns)}"))
+    for line in accelerator_lines(record.get("accelerator")):
+        rows.append(("accelerator", line))
     if "energy" in record:
         entries = [SimpleNamespace(**entry) for entry in record["energy"]]
         rows += [("energy", line) for line in energy_lines(entries, record["unmetered"])]

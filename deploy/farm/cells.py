@@ -13,12 +13,12 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deploy import __version__, bootstrap, fleet, kernels, runtime
+from deploy import __version__, bootstrap, fleet, inference, kernels, runtime
 from deploy.boards import Board, LocalTransport
 from deploy.bundle import Bundle
 from deploy.errors import (
@@ -34,12 +34,15 @@ from deploy.errors import (
     UsageError,
     nearest,
 )
+from deploy.evaluate import evaluate, keep
 from deploy.farm.choose import missing
+from deploy.farm.labelled import Labelled
 from deploy.farm.plan import Plan, Setting
 from deploy.farm.seen import Seen as Sighting
+from deploy.measure import Plan as MeasuringPlan
 from deploy.measure import Seen, Watch, attach, measure, spools
 from deploy.prepare import input_values, run_record
-from deploy.results.store import Store
+from deploy.results.store import RunWriter, Store
 from deploy.session import Session
 from devices.protocol import errors as codes
 
@@ -75,6 +78,7 @@ class Work:
         versions: of what measures, see `versions`.
         plan: the plan's name.
         since: runs whose ids are lower do not count as this cell.
+        data: digest of the samples by which the bundle is to be evaluated as well.
     """
 
     cell: str
@@ -85,10 +89,17 @@ class Work:
     versions: dict[str, str]
     plan: str
     since: str = ""
+    data: str | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Digests of all that must be where the board is."""
+        return (self.digest, self.data) if self.data else (self.digest,)
 
     def key(self, board: Board) -> str:
         """What tells this cell on `board` from every other; 32 hexadecimal digits."""
         told = [self.digest, board.name, self.setting, self.versions, _own_runtime(board)]
+        told += [self.data] if self.data else []
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -110,10 +121,12 @@ def _own_runtime(board: Board) -> str | None:
     return None
 
 
-def work(plan: Plan, cell: Cell, digest: str, made_by: dict[str, str], since: str = "") -> Work:
-    """A cell whose bundle is there."""
-    setting = plan.settings[cell.setting].model_dump(mode="json", exclude={"like"})
-    return Work(cell.id, digest, cell.bundle, cell.place, setting, made_by, plan.name, since)
+def work(
+    plan: Plan, cell: Cell, digest: str, made_by: dict[str, str], since: str = "", data: str | None = None
+) -> Work:
+    """A cell whose bundle is there, and the data by which it is evaluated."""
+    setting = plan.settings[cell.setting].model_dump(mode="json", exclude={"like", "evaluate", "samples"})
+    return Work(cell.id, digest, cell.bundle, cell.place, setting, made_by, plan.name, since, data)
 
 
 def matrix(plan: Plan, boards: Mapping[str, Board], seen: Mapping[str, Sighting]) -> list[Cell]:
@@ -195,11 +208,13 @@ def measure_cell(
     store: Store,
     watch: Watch | None = None,
     watcher: fleet.Watcher | None = None,
+    labelled: Labelled | None = None,
 ) -> str:
     """
-    Measure one cell on the board of `session`, which is ours.
+    Measure one cell on the board of `session`, which is ours, and evaluate it there if it has data.
 
-    What an earlier holder left running there, or has left its result there, is fetched rather than measured again.
+    What an earlier holder left running there, or has left its result there, is fetched rather than measured again; a
+    cell with data is not, as its run would lack the accuracy.
 
     Returns:
         The run.
@@ -208,7 +223,7 @@ def measure_cell(
         DeployError: as `deploy.fleet.bring` and `deploy.measure.measure`; what had arrived is in the store.
     """
     key = what.key(session.board)
-    for spool in spools(session):
+    for spool in spools(session) if labelled is None else ():
         if ((spool["request"].get("run") or {}).get("cell") or {}).get("key") == key:
             with suppress(DeployError):
                 return attach(session, spool, store, watch)[0]
@@ -216,10 +231,37 @@ def measure_cell(
     fleet.bring(session, bundle, watcher or _Silent(), setting.kernels)
     plan = setting.measuring()
     inputs = input_values(session, bundle, plan)
-    about = {"key": key, **asdict(what)}
+    about = {"key": key, **vars(what)}
     with store.writer("measure", run_record(session, bundle, vars(plan)) | {"cell": about}) as writer:
         measure(session, bundle.digest, inputs, plan, writer, bundle.name, watch)
+        if labelled is not None:
+            _evaluate(session, bundle, labelled, plan, writer, watcher or _Silent())
     return writer.id
+
+
+def _evaluate(
+    session: Session,
+    bundle: Bundle,
+    labelled: Labelled,
+    plan: MeasuringPlan,
+    writer: RunWriter,
+    watcher: fleet.Watcher,
+) -> None:
+    """The accuracy on the board, into the same run."""
+    dataset = labelled.dataset()
+    model = inference.load(
+        session, bundle=bundle.digest, threads=plan.threads, limit_s=plan.limit_s, subject=bundle.name
+    )
+    arrived: list[int] = []
+    try:
+        evaluate(
+            session, model, dataset, bundle.manifest.preprocess, limit_s=plan.limit_s, subject=bundle.name,
+            progress=lambda done: watcher.note(f"evaluating, {done} of {len(dataset.x)}"), arrived=arrived,
+        )  # fmt: skip
+        inference.unload(session, bundle.name)
+    finally:
+        if arrived:
+            keep(writer, arrived, dataset)
 
 
 class _Silent:

@@ -8,10 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from deploy.boards import Board, Registry
-from deploy.bundle import Bundle
 from deploy.farm.hold import hold
 from deploy.farm.leases import Leases
-from deploy.farm.runner import Ended, Endings
+from deploy.farm.runner import Ended, Endings, Needed
 from deploy.farm.seen import Seen, Sightings
 from deploy.farm.station import LEAVE_S, Hold, Station, Turn
 from deploy.paths import farm_file
@@ -29,11 +28,12 @@ class Here:
         self, registry: Registry, store: Store, strict: bool = False, hold: Hold = hold, care: bool = True
     ) -> None:
         self._boards = {board.name: board for board in registry}
-        self._bundles: dict[str, Bundle] = {}
+        self._brought: dict[str, Any] = {}  # bundles and samples, by digest
         self._ended = Endings()
         self._threads: list[threading.Thread] = []
         self._leases = Leases(farm_file(registry.state_dir))
-        self._station = Station(registry, store, self._leases, self._bundles.__getitem__, strict, hold, care)
+        known = self._brought.__getitem__
+        self._station = Station(registry, store, self._leases, known, known, strict, hold, care)
         self._ready: tuple[float, dict[str, None]] = (0.0, {})  # in the order of the file
 
     def boards(self) -> Mapping[str, Board]:
@@ -49,8 +49,8 @@ class Here:
             self._ready = (now + LOOK_S, {n: None for n in self._boards if n not in seen or seen[n].reason is None})
         return self._ready[1]
 
-    def start(self, turn: Turn, bundles: Mapping[str, Bundle]) -> None:
-        self._bundles.update(bundles)
+    def start(self, turn: Turn, needed: Mapping[str, Needed]) -> None:
+        self._brought.update(needed)
         thread = threading.Thread(target=self._take, args=(turn,), name=f"turn on {turn.board}", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()

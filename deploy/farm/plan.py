@@ -13,7 +13,7 @@ Every bundle meets every entry of `boards` and every entry of `settings`::
       - {tag: farm, needs: [asimddp]}                         # whichever of them is free first
       - {kind: raspberry-pi, each: true}                      # every one of them
     settings:
-      one: {threads: 1}
+      one: {threads: 1, evaluate: images.npz}                # accuracy on the board as well
       four: {like: one, threads: 4, rate: 200}
 
 Nothing is started unless all of it makes sense; every problem is said with its line and the nearest name.
@@ -96,6 +96,8 @@ class Setting(Strict):
     limit_s: float | None = Field(None, ge=0.1)
     kernels: Literal["auto", "off", "reference"] = "auto"
     modelled: bool = False
+    evaluate: str | None = Field(None, description="data whose accuracy on the board belongs to the cell as well")
+    samples: int | None = Field(None, ge=1, description="of it, the first so many")
 
     @field_validator("until", mode="before")
     @classmethod
@@ -107,7 +109,7 @@ class Setting(Strict):
     def measuring(self) -> measure.Plan:
         """As the board gets it."""
         names = {"duration": "duration_s", "warmup": "warmup_max_s", "idle": "idle_s", "window": "window_s"}
-        values = self.model_dump(exclude={"like", "kernels"})
+        values = self.model_dump(exclude={"like", "kernels", "evaluate", "samples"})
         return measure.Plan(**{names.get(key, key): value for key, value in values.items()})
 
 

@@ -21,6 +21,7 @@ from deploy.errors import DeployError
 from deploy.farm import cells
 from deploy.farm.builder import Builder
 from deploy.farm.cells import Cell, Work
+from deploy.farm.labelled import Labelled, read
 from deploy.farm.plan import Plan
 from deploy.farm.seen import Seen
 from deploy.farm.station import Outcome, Turn
@@ -71,6 +72,9 @@ class Endings:
         return ended
 
 
+Needed = Bundle | Labelled  # what is brought to whoever has the board
+
+
 class Engine(Protocol):
     """
     Whoever has the boards.
@@ -93,8 +97,8 @@ class Engine(Protocol):
         """Those that answer, as far as is known, and are not in quarantine."""
         ...
 
-    def start(self, turn: Turn, bundles: Mapping[str, Bundle]) -> None:
-        """Begin a turn on a board that has none; `bundles` are those of its cells, by digest."""
+    def start(self, turn: Turn, needed: Mapping[str, Needed]) -> None:
+        """Begin a turn on a board that has none; `needed` are bundles and samples of its cells, by digest."""
         ...
 
     def next(self, timeout_s: float) -> Ended | None:
@@ -150,6 +154,9 @@ class Runner:
         known: cells that were measured, see `Store.cells`.
         again: measure those as well.
         watch: told now and then that something has changed.
+
+    Raises:
+        DataError: what is to be evaluated has no samples with labels.
     """
 
     def __init__(
@@ -172,6 +179,11 @@ class Runner:
         self._watch = watch or (lambda runner: None)
         self._versions = cells.versions()
         self._bundles: dict[str, Bundle] = {}  # by name
+        self._labelled = {  # by setting
+            name: read(plan.beside(setting.evaluate), setting.samples)
+            for name, setting in plan.settings.items()
+            if setting.evaluate
+        }
         self._waiting: dict[tuple[str, ...], deque[State]] = {}
         self._places: dict[str, list[tuple[str, ...]]] = {}  # board -> keys of `_waiting` that it is in
         self._busy: set[str] = set()
@@ -246,7 +258,8 @@ class Runner:
         self._queue(state)
 
     def _work(self, cell: Cell) -> Work:
-        return cells.work(self.plan, cell, self._bundles[cell.bundle].digest, self._versions, self._since)
+        data = self._labelled[cell.setting].digest if cell.setting in self._labelled else None
+        return cells.work(self.plan, cell, self._bundles[cell.bundle].digest, self._versions, self._since, data)
 
     def _is_own_cell(self, cell: Cell, board: str) -> bool:
         """Whether the plan has the same cell on that board anyway: moving there would tell nothing."""
@@ -272,12 +285,14 @@ class Runner:
                 continue
             for state in mine:
                 state.state, state.board, state.began = "running", board, now
-            bundles = {self._bundles[s.cell.bundle].digest: self._bundles[s.cell.bundle] for s in mine}
+            brought: list[Needed] = [self._bundles[state.cell.bundle] for state in mine]
+            brought += [self._labelled[s.cell.setting] for s in mine if s.cell.setting in self._labelled]
+            needed = {each.digest: each for each in brought}
             works = tuple(self._work(state.cell) for state in mine)
             # Who can go nowhere else stays in the board's queue, and keeps its place there.
             wait_s = 5.0 if len(mine[0].candidates) > 1 else 300.0
             self._busy.add(board)
-            self._engine.start(Turn(board, works, wait_s, self.plan.priority), bundles)
+            self._engine.start(Turn(board, works, wait_s, self.plan.priority), needed)
 
     def _pick(self, board: str) -> list[State]:
         """The oldest cell that `board` may have, and others to fill its turn with."""

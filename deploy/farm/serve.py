@@ -23,14 +23,15 @@ from deploy.farm import keys
 GONE_S = 30.0
 SETTINGS = {
     "distributed.scheduler.worker-ttl": f"{GONE_S:g}s",
-    "distributed.scheduler.worker-saturation": "inf",  # one cell for each board, however many threads that makes
-    "distributed.scheduler.work-stealing": False,  # a board cannot be stolen
-    "distributed.scheduler.allowed-failures": 0,  # whoever runs the plan decides
+    "distributed.scheduler.reuse-broadcast-comm": True,  # what it carries for plans: TLS must not begin anew each time
+    "distributed.scheduler.work-stealing": False,  # there are no tasks
     "distributed.scheduler.events-cleanup-delay": "1m",
     "distributed.admin.low-level-log-length": 100,
     "distributed.admin.max-error-length": 1000,
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.tick.interval": "500ms",  # it wakes to see whether it was late: 50 times a second otherwise
     "distributed.comm.timeouts.connect": "10s",
     "distributed.comm.timeouts.tcp": "30s",
     "distributed.logging.distributed": "critical",

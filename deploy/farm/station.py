@@ -21,6 +21,7 @@ from deploy.errors import AgentBroken, BoardSilent, BoardUnreachable, Busy, Depl
 from deploy.farm.cells import Pulse, Work, is_board_fault, measure_cell
 from deploy.farm.health import probe_due, recover
 from deploy.farm.hold import hold
+from deploy.farm.labelled import Labelled
 from deploy.farm.leases import Leases
 from deploy.measure import Seen
 from deploy.results.store import Store
@@ -78,7 +79,7 @@ class Station:
     See the module.
 
     Args:
-        bundle_of: the bundle of a digest, which whoever gives the work has brought here.
+        bundle_of, labelled_of: the bundle, or the samples, of a digest, which whoever gives the work has brought here.
         hold: as `deploy.farm.hold.hold`, which it is unless there are no real boards.
         care: bring boards that fall silent back, and look after those in quarantine.
     """
@@ -89,6 +90,7 @@ class Station:
         store: Store,
         leases: Leases,
         bundle_of: Callable[[str], Bundle],
+        labelled_of: Callable[[str], Labelled],
         strict: bool = False,
         hold: Hold = hold,
         care: bool = True,
@@ -97,6 +99,7 @@ class Station:
         self._store = store
         self._leases = leases
         self._bundle_of = bundle_of
+        self._labelled_of = labelled_of
         self._care = care
         self._strict = strict
         self._hold = hold
@@ -230,7 +233,8 @@ class Station:
 
         began = time.monotonic()
         try:
-            run = measure_cell(session, self._bundle_of(work.digest), work, self._store, watch, pulse)
+            labelled = self._labelled_of(work.data) if work.data else None
+            run = measure_cell(session, self._bundle_of(work.digest), work, self._store, watch, pulse, labelled)
         except (Stopped, StoreError):
             raise
         except DeployError as error:

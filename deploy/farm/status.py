@@ -39,6 +39,11 @@ class Status:
     hottest_c: float | None
     reason: str | None
 
+    def shown(self) -> dict[str, Any]:
+        """As JSON can carry it, with the holders as one text, ``holder``."""
+        told = {key: value for key, value in vars(self).items() if key not in ("holders", "waiting")}
+        return {**told, "tags": list(self.tags), "holder": "; ".join(map(str, self.holders))}
+
 
 def statuses(registry: Registry, names: Sequence[str] = (), leases: Leases | None = None) -> list[Status]:
     """

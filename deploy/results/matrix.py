@@ -96,6 +96,8 @@ def render(store: Store, plan: str, cells: Sequence[dict[str, Any]] | None = Non
         record = records.get(cell["cell"])
         name = f"{cell['bundle']} {cell['setting']}" if several else cell["bundle"]
         on_board = record and evaluated.get((record["bundle"]["digest"], record["board"]["name"]))
+        if record and record.get("accuracy"):  # the plan evaluated it there
+            on_board = record
         point = point_of(record, name, on_board or None) if record else None
         if record and point:
             found.setdefault(record["board"]["name"], {})[cell["cell"]] = point

@@ -112,6 +112,8 @@ def upper_bound(restarts: Sequence[Latencies], p: float) -> float | None:
     """
     values = np.concatenate(restarts)
     n = len(values)
+    if n < _NEEDED[p]:
+        return None
     share = 1 - p / 100
     effective = int(n / _clustering(restarts, float(np.percentile(values, p)), share))
     # log of the binomial probabilities of 0, 1, ... exceedances; those far beyond the mean are not needed.

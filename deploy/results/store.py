@@ -18,11 +18,9 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
 import sqlite3
 import threading
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -36,7 +34,8 @@ if TYPE_CHECKING:  # it takes longer to import than a list of runs takes to prin
 
 SCHEMA = 2
 READABLE = (1, 2)
-INDEX = 2  # version of index.sqlite; one of another version is made again
+INDEX = 3  # version of index.sqlite; one of another version is made again
+_SHOWN = "id, created, kind, board, bundle, digest, status, verdict, headline, cell"
 _RECORD = {"schema", "id", "kind", "created", "status", "board", "bundle", "arrays"}
 _indexing = threading.Lock()  # threads that wait for SQLite sleep ever longer, and the unlucky ones for seconds
 _DTYPES = {"<i8": "<i8", "<f8": "<f8"}  # as the record says it -> as numpy does
@@ -53,7 +52,7 @@ class RunWriter:
     def __init__(self, store: Store, kind: str, record: Mapping[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC)
         # A farm measures hundreds of cells in a second, on hosts that do not know of each other.
-        self.id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4 if 'cell' in record else 2)}"
+        self.id = f"{now:%Y%m%d-%H%M%S}-{os.urandom(4 if 'cell' in record else 2).hex()}"
         self._store = store
         self._folder = store.root / self.id
         self._files: dict[str, tuple[BinaryIO, str, str]] = {}
@@ -157,8 +156,9 @@ class RunWriter:
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
         staging = self._folder / ".record.json"
-        # Python's fast encoder knows no indent; that is for the record that stays.
-        staging.write_text(json.dumps(record, indent=1 if record["status"] == "complete" else None) + "\n")
+        # Python's fast encoder knows no indent: a line for each key is what a person can still read.
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        staging.write_text("{\n" + ",\n".join(lines) + "\n}\n")
         os.replace(staging, self._folder / "record.json")
 
 
@@ -257,10 +257,16 @@ def _unpack(encoding: str, data: bytes, dtype: str) -> NDArray[Any]:
 
 
 class Store:
-    """The runs below one folder, which is made when the first run is."""
+    """
+    The runs below one folder, which is made when the first run is.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        indexed: put every run into the index as it ends; else that is left to whoever looks for it.
+    """
+
+    def __init__(self, root: Path, indexed: bool = True) -> None:
         self.root = root
+        self._indexed = indexed
 
     def writer(self, kind: str, record: Mapping[str, Any]) -> RunWriter:
         """Begin a run of `kind` (measure, evaluate, verify); `record` is what is known before it starts."""
@@ -281,7 +287,8 @@ class Store:
             self._refresh(index)
             index.row_factory = sqlite3.Row
             limit = -1 if count is None else count
-            return [dict(row) for row in index.execute("SELECT * FROM runs ORDER BY id DESC LIMIT ?", (limit,))]
+            rows = index.execute(f"SELECT {_SHOWN} FROM runs ORDER BY id DESC LIMIT ?", (limit,))
+            return [dict(row) for row in rows]
 
     def cells(self) -> dict[str, str]:
         """Key of a plan's cell -> the latest complete run that measured it, see `deploy.farm.cells`."""
@@ -293,20 +300,34 @@ class Store:
             return dict(rows.fetchall())
 
     def _refresh(self, index: sqlite3.Connection) -> None:
-        """Let the index say what the folders say.  A folder that it knows is not opened: there may be ten thousand."""
-        known = {row[0] for row in index.execute("SELECT id FROM runs")}
+        """
+        Let the index say what the folders say.
+
+        A folder that it knows is not opened, as there may be ten thousand; but for runs that were not complete when
+        they were looked at, whose record may have changed since.
+        """
+        known: dict[str, str | None] = dict(index.execute("SELECT id, stamp FROM runs"))
         with os.scandir(self.root) as entries:
             folders = {entry.name for entry in entries if entry.name in known or entry.is_dir()}
-        for missing in folders - known:
-            if missing.startswith(".") or not (self.root / missing / "record.json").exists():
+        changed = {run for run, stamp in known.items() if stamp is not None and stamp != self._stamp(run)}
+        for run in folders - known.keys() | changed & folders:
+            if run.startswith(".") or (stamp := self._stamp(run)) is None:
                 continue
             try:
-                self._insert(index, self._load(missing).record)
+                self._insert(index, self._load(run).record, stamp)
             except StoreError:  # one that cannot be read must not hide the others
-                index.execute("INSERT OR REPLACE INTO runs (id, status) VALUES (?, 'damaged')", (missing,))
-        for gone in known - folders:
+                index.execute("INSERT OR REPLACE INTO runs (id, status, stamp) VALUES (?, 'damaged', ?)", (run, stamp))
+        for gone in known.keys() - folders:
             index.execute("DELETE FROM runs WHERE id = ?", (gone,))
         index.commit()
+
+    def _stamp(self, run: str) -> str | None:
+        """Something that changes when the run's record is written; None where there is no record."""
+        try:
+            found = (self.root / run / "record.json").stat()
+        except OSError:
+            return None
+        return f"{found.st_mtime_ns} {found.st_ino} {found.st_size}"
 
     def get(self, run: str) -> Run:
         """
@@ -337,6 +358,8 @@ class Store:
             StoreError: there is none, or a file of it is gone.
         """
         folder = self._load(run).folder
+        import zipfile
+
         out = io.BytesIO()
         try:
             with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:  # arrays are packed already
@@ -346,18 +369,29 @@ class Store:
             raise StoreError(f"{folder}: {error.strerror}") from None
         return out.getvalue()
 
-    def adopt(self, data: bytes) -> str:
+    def adopt(self, packed: Iterable[bytes]) -> list[str]:
         """
-        Take a run that another store packed; one that is here already stays as it is.
+        Take runs that another store packed; one that is here already stays as it is.
 
-        It appears whole or not at all.
+        Each appears whole or not at all.
 
         Returns:
-            Its id.
+            Their ids.
 
         Raises:
-            StoreError: it is no run, or the disk is full.
+            StoreError: one is no run, or the disk is full; those before it have been taken.
         """
+        records: list[dict[str, Any]] = []
+        try:
+            found = [self._adopt(data, records) for data in packed]
+        finally:
+            self.index(*records)
+        return found
+
+    def _adopt(self, data: bytes, new: list[dict[str, Any]]) -> str:
+        """One run; its record is added to `new` unless it was here already."""
+        import zipfile  # not at the top: a list of runs needs none of it
+
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 files = {name: archive.read(name) for name in archive.namelist()}
@@ -382,7 +416,7 @@ class Store:
                 raise StoreError(
                     f"{folder}: {error.strerror}", "$DEPLOY_RESULTS names another folder for results"
                 ) from None
-        self.index(record)
+        new.append(record)
         return str(run)
 
     def drop(self, run: str) -> None:
@@ -390,11 +424,14 @@ class Store:
         if is_id(run):
             shutil.rmtree(self.root / run, ignore_errors=True)
 
-    def index(self, record: Mapping[str, Any]) -> None:
-        """Put a finished run into the index; without one the run is safe, and is indexed when it is looked for."""
+    def index(self, *records: Mapping[str, Any]) -> None:
+        """Put finished runs into the index; without that they are safe, and are indexed when they are looked for."""
+        if not self._indexed or not records:
+            return
         try:
             with _indexing, closing(self._open()) as index:
-                self._insert(index, record)
+                for record in records:
+                    self._insert(index, record, self._stamp(record["id"]))
                 index.commit()
         except (sqlite3.Error, StoreError):
             pass
@@ -434,7 +471,7 @@ class Store:
                     index.execute("DROP TABLE IF EXISTS runs")
                     index.execute(
                         "CREATE TABLE runs (id TEXT PRIMARY KEY, created TEXT, kind TEXT, board TEXT, bundle TEXT, "
-                        "digest TEXT, status TEXT, verdict TEXT, headline TEXT, cell TEXT)"
+                        "digest TEXT, status TEXT, verdict TEXT, headline TEXT, cell TEXT, stamp TEXT)"
                     )
                     index.execute(f"PRAGMA user_version = {INDEX}")
                 index.commit()
@@ -445,10 +482,10 @@ class Store:
         return index
 
     @staticmethod
-    def _insert(index: sqlite3.Connection, record: Mapping[str, Any]) -> None:
+    def _insert(index: sqlite3.Connection, record: Mapping[str, Any], stamp: str | None) -> None:
         verdict = record.get("verdict")
         index.execute(
-            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record["id"],
                 record["created"],
@@ -460,5 +497,6 @@ class Store:
                 ", ".join(verdict) if isinstance(verdict, list) else verdict,
                 record.get("headline"),
                 (record.get("cell") or {}).get("key"),
+                None if record["status"] == "complete" else stamp,
             ),
         )

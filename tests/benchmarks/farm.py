@@ -23,6 +23,8 @@ from tests.farm.lab import Farm, settings_of
 GATEWAYS = 10
 BOARDS = int(os.environ.get("DEPLOY_BENCH_BOARDS", "1000"))
 CELLS = 8  # for each board
+HANG_CELLS = 10
+HANG_ROUNDS = 2
 MEMORY = Path("/dev/shm")  # a disk that is shared with others would be what is measured
 
 
@@ -50,9 +52,11 @@ def _scale(folder: Path) -> Iterator[Figure]:
             peak[0] = max(peak[0], scheduler.memory_info().rss)
 
     threading.Thread(target=watch, daemon=True).start()
+    before = _cpu_s(farm)
     try:
         # 1 to 5 s, in an order that no two neighbours share
         runner = farm.run("[{tag: simulated, each: true}]", settings_of(CELLS, lambda i: 1 + 4 * (i * 3 % CELLS) / 7))
+        at_work = {who: after - before[who] for who, after in _cpu_s(farm).items()}
         log = farm.log()
         busy, wall_s = used(log)
         overlaps = farm.overlaps()
@@ -66,6 +70,20 @@ def _scale(folder: Path) -> Iterator[Figure]:
     told += f", {overlaps} overlaps; load {load:.0f} on {os.cpu_count()} CPUs"
     yield Figure(what, ">= 90 % used", told, busy >= 0.9)
     yield Figure("  its scheduler", "< 300 MB", f"{peak[0] / 1e6:.0f} MB", peak[0] < 300e6)
+    each_ms = {who: 1e3 * spent_s / len(runner.states) for who, spent_s in at_work.items()}
+    told = f"{sum(each_ms.values()):.1f} ms: " + ", ".join(f"{who} {spent:.2f}" for who, spent in each_ms.items())
+    yield Figure("  processor time for a cell", "", told, None)
+
+
+def _cpu_s(farm: Farm) -> dict[str, float]:
+    """Seconds of processor time that each part of the farm has taken."""
+    parts = {
+        "scheduler": [farm.processes["scheduler"].pid],
+        "gateways": [farm.processes[name].pid for name in farm.gateways],
+        "boards": [boards.process.pid for boards in farm.boards],
+        "plan": [os.getpid()],
+    }
+    return {who: sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids) for who, pids in parts.items()}
 
 
 def used(log: list[dict[str, Any]]) -> tuple[float, float]:
@@ -84,9 +102,10 @@ def _hanging(folder: Path) -> Figure:
     farm = _farm(folder, 4, 16)
     p95: dict[bool, list[float]] = {False: [], True: []}
     try:
-        for number, hangs in enumerate((False, True, True, False, False, True)):
-            engine = farm.cluster()
-            settings = settings_of(6, lambda i, n=number: 0.5 + n / 1000)
+        for number, hangs in enumerate((False, True, True, False) * HANG_ROUNDS):
+            engine = farm.settle()
+            engine.turn_s = 0.0  # every cell is dispatched by itself
+            settings = settings_of(HANG_CELLS, lambda i, n=number: 0.5 + n / 1000)
             runner = farm.runner("[{tag: simulated, each: true}]", settings, engine)
             before = len(farm.log())
             if hangs:

@@ -224,6 +224,32 @@ def test_a_run_that_was_deleted_leaves_the_index_and_one_that_was_copied_in_join
     assert [other.id] == listed(store)
 
 
+def test_a_run_that_was_listed_before_its_end_is_listed_as_it_ended(store: Store) -> None:
+    """Also where the index could not be written when the run ended."""
+
+    class Locked(Store):
+        def index(self, record: Any) -> None:
+            pass
+
+    with Locked(store.root).writer("measure", KNOWN) as writer:
+        assert ["incomplete"] == [row["status"] for row in store.runs()]
+        writer.set(headline="3 ns")
+
+    assert [("complete", "3 ns")] == [(row["status"], row["headline"]) for row in store.runs()]
+
+
+def test_a_damaged_record_that_was_mended_is_listed_again(store: Store) -> None:
+    run = stored(store)
+    record = (run.folder / "record.json").read_text()
+    (store.root / "index.sqlite").unlink()
+    (run.folder / "record.json").chmod(0o644)
+    (run.folder / "record.json").write_text("{")
+    assert ["damaged"] == [row["status"] for row in store.runs()]
+    (run.folder / "record.json").write_text(record)
+
+    assert ["complete"] == [row["status"] for row in store.runs()]
+
+
 def test_an_empty_store_has_no_runs_and_is_not_made_by_looking(store: Store) -> None:
     assert [] == store.runs()
     assert not store.root.exists()

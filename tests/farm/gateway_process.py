@@ -1,5 +1,5 @@
 """
-A gateway of simulated boards, in a process of its own.
+A gateway of simulated boards, in a process of its own, on a host whose wall clock is never right.
 
     python -m tests.farm.gateway_process ADDRESS KEYS BOARDS.YAML STORE SIMULATED NAME [VERSION]
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy import boards
 from deploy.cli.common import note
 from deploy.farm import cells, gateway
+from tests.farm.chaos import JumpingClock
 from tests.farm.reach import Reach
 
 
@@ -19,7 +20,9 @@ def main(where: str, keys: str, registry: str, store: str, simulated: str, name:
     if version:
         real = cells.versions()
         cells.versions = lambda: {**real, "deploy": version}
-    ours = gateway.Gateway(boards.load(registry), name, Path(store), hold=Reach(Path(simulated)), care=False)
+    ours = gateway.Gateway(
+        boards.load(registry), name, Path(store), hold=Reach(Path(simulated)), care=False, clock=JumpingClock()
+    )
     gateway.run(ours, where, Path(keys), note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deploy.errors import FarmError
 from deploy.farm import keys
 from deploy.farm.builder import Builder
 from deploy.farm.cells import matrix
@@ -21,6 +23,9 @@ from deploy.farm.runner import Runner
 from deploy.ports import free_port
 from deploy.results.store import Store
 from tests.farm.reach import Boards, boards_yaml
+from tests.farm.relay import Relay
+
+SKEW_S = 3600  # the scheduler's clock is an hour ahead: hosts need not agree what time it is
 
 
 class Farm:
@@ -29,6 +34,10 @@ class Farm:
         folder: of everything; the bundle ``digits.bundle`` lies there.
         gateways: name -> its boards.
         versions: of deploy, of gateways that say another than this one.
+
+    Attributes:
+        where: the scheduler's address.
+        links: gateway, or ``plan`` -> its way to the scheduler, which can be cut.
     """
 
     def __init__(self, folder: Path, gateways: dict[str, list[str]], versions: dict[str, str] | None = None) -> None:
@@ -36,7 +45,9 @@ class Farm:
         self.gateways = gateways
         self.versions = versions or {}
         self.store = Store(folder / "results")
-        self.where = f"tls://127.0.0.1:{free_port()}"
+        port = free_port()
+        self.where = f"tls://127.0.0.1:{port}"
+        self.links = {name: Relay(port) for name in (*gateways, "plan")}
         self.keys = folder / "keys"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         keys.make(self.keys, days=1)
@@ -49,25 +60,35 @@ class Farm:
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Start the scheduler, or a gateway."""
         if name == "scheduler":
-            words = ["-m", "deploy", "farm", "serve", "--listen", self.where, "--keys", str(self.keys)]
+            words: list[Any] = ["-m", "tests.farm.skewed", SKEW_S]
+            words += ["deploy", "farm", "serve", "--listen", self.where, "--keys", self.keys]
         else:
             home = self.folder / name
             home.mkdir(exist_ok=True)
             registry = boards_yaml(home, self.gateways[name])
-            words = ["-m", "tests.farm.gateway_process", self.where, self.keys, registry, home / "held"]
+            words = ["-m", "tests.farm.gateway_process", self._way(name), self.keys, registry, home / "held"]
             words += [self.folder / f"{name}.sim", name, self.versions.get(name, "")]
         log = (self.folder / f"{name}.log").open("ab")
-        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=log, stderr=log)
+        # Each host has its own leases, whatever the test that starts it again has set.
+        environment = {key: value for key, value in os.environ.items() if key != "DEPLOY_FARM"}
+        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=log, stderr=log, env=environment)
         self.processes[name] = process
         if name == "scheduler":
             while not self._listens():
                 time.sleep(0.05)
         return process
 
+    def _way(self, name: str) -> str:
+        return f"tls://127.0.0.1:{self.links[name].port}"
+
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", int(self.where.rpartition(":")[2])), 1):
             return True
         return False
+
+    def leases(self, name: str) -> Path:
+        """The lease file of a gateway."""
+        return self.folder / name / ".farm" / "farm.sqlite"
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -78,6 +99,26 @@ class Farm:
             while "boards for" not in self.said(name):
                 assert self.processes[name].poll() is None, self.said(name)
                 time.sleep(0.05)
+
+    def supervise(self) -> None:
+        """Start again what has ended by itself, as a service manager does: a gateway gives up without a scheduler."""
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None:
+                self.start(name)
+
+    def settle(self) -> Cluster:
+        """An engine that knows every gateway; to be closed."""
+        boards = {board for name, some in self.gateways.items() if name not in self.versions for board in some}
+        end = time.monotonic() + 120
+        while True:
+            self.supervise()
+            with suppress(FarmError):  # as long as no gateway has come back
+                engine = self.cluster()
+                if boards <= set(engine.boards()) and len(engine.gateways()) == len(self.gateways):
+                    return engine
+                engine.close()
+            assert time.monotonic() < end, {name: self.said(name) for name in self.gateways}
+            time.sleep(0.2)
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()
@@ -95,7 +136,8 @@ class Farm:
         return sum(boards.overlaps() for boards in self.boards)
 
     def cluster(self) -> Cluster:
-        return Cluster(self.where, self.keys, self.store)
+        """An engine that knows the gateways that are there now."""
+        return Cluster(self._way("plan"), self.keys, self.store)
 
     def runner(
         self, chosen: str, settings: str, engine: Cluster, watch: Callable[[Runner], None] | None = None, more: str = ""
@@ -107,7 +149,7 @@ class Farm:
         return Runner(plan, cells, engine, Builder(plan), self.store, watch=watch)
 
     def run(self, *words: str, **options: Any) -> Runner:
-        runner = self.runner(*words, self.cluster(), **options)
+        runner = self.runner(*words, self.settle(), **options)
         runner.run()
         return runner
 
@@ -118,6 +160,8 @@ class Farm:
             process.wait()
         for boards in self.boards:
             boards.__exit__()
+        for link in self.links.values():
+            link.close()
 
 
 def settings_of(count: int, seconds: Callable[[int], float]) -> str:

@@ -16,14 +16,20 @@ from typing import Any
 
 import pytest
 
+from deploy import boards
 from deploy.build import build
 from deploy.errors import FarmError
 from deploy.farm import keys
+from deploy.farm.dashboard.view import View
 from deploy.farm.gateway import _refuse_doubles
+from deploy.farm.leases import Leases
 from deploy.farm.runner import Runner
+from deploy.farm.seen import Sightings
 from deploy.farm.serve import check_versions
+from deploy.results.store import Store
 from tests.conftest import GOLDEN
 from tests.farm.lab import Farm, settings_of
+from tests.farm.reach import boards_yaml
 
 pytest.importorskip("distributed", reason="needs dask: `pip install 'deploy-hil[farm]'`")
 GATEWAYS = {"north": ["a", "b"], "south": ["c", "d"]}
@@ -73,7 +79,7 @@ def test_what_was_measured_on_a_gateway_is_known_the_next_time(farm):
 
 
 def test_a_scheduler_that_is_killed_and_started_again_loses_no_cell_and_repeats_none(farm):
-    engine = farm.cluster()
+    engine = farm.settle()
     runner = farm.runner("[{tag: simulated}]", settings_of(12, lambda i: 0.5 + i / 1000), engine)
     thread = threading.Thread(target=runner.run)
     before = len(done(farm))
@@ -92,7 +98,7 @@ def test_a_scheduler_that_is_killed_and_started_again_loses_no_cell_and_repeats_
 
 
 def test_a_gateway_that_hangs_holds_up_nobody_else_and_its_cells_come_later(farm):
-    engine = farm.cluster()
+    engine = farm.settle()
     runner = farm.runner("[{tag: simulated, each: true}]", settings_of(4, lambda i: 0.3 + i / 1000), engine)
     farm.signal("south", signal.SIGSTOP)
     thread = threading.Thread(target=runner.run)
@@ -116,7 +122,7 @@ def test_a_plan_that_is_stopped_stops_what_it_runs_on_the_gateways(farm):
         if any("measure" != pulse.get("cell") for pulse in runner.pulses.values()):
             raise KeyboardInterrupt
 
-    engine = farm.cluster()
+    engine = farm.settle()
     with pytest.raises(KeyboardInterrupt):
         farm.runner("[a]", "{slow: {duration: 30.0}}", engine, watch=stop).run()
     runner = farm.run("[a]", "{quick: {duration: 0.05, threads: 2}}")  # the board is free again
@@ -216,8 +222,30 @@ def test_another_dask_is_said_in_one_line():
     assert "dask 2020.1 there" in said and "\n" not in said
 
 
+def test_the_dashboard_shows_leases_and_state_of_boards_on_other_hosts(farm, tmp_path):
+    registry = boards.load(str(boards_yaml(tmp_path, ["here"])))
+    engine = farm.settle()
+    view = View(registry, Store(tmp_path / "results"), engine)
+    leases = Leases(farm.leases("north"))
+    kept = leases.take("a", owner="anna", purpose="soldering", for_s=600, kept=True)
+    Sightings(leases.file).saw("b", state={"temperatures_mc": {"cpu": 51_500, "gpu": 48_000}})
+    try:
+        shown = {told["board"]: told for told in view.now()["boards"]}
+    finally:
+        leases.release_kept("a", "anna")
+        leases.close()
+        view.close()
+        engine.close()
+
+    assert kept.token and ("kept", "north") == (shown["a"]["state"], shown["a"]["where"])
+    assert shown["a"]["holder"].startswith("anna (soldering), kept for another ")
+    assert ("free", 51.5) == (shown["b"]["state"], shown["b"]["hottest_c"])
+    assert ("away", "west") == (shown["w"]["state"], shown["w"]["where"])
+    assert "here" == shown["here"]["where"]
+
+
 def test_a_gateway_of_another_version_gets_no_work(farm):
-    engine = farm.cluster()
+    engine = farm.settle()
     try:
         refused = {each["gateway"]: each["refused"] for each in engine.gateways()}
         boards = set(engine.boards())
@@ -230,16 +258,24 @@ def test_a_gateway_of_another_version_gets_no_work(farm):
 
 
 def chaos(farm: Farm, rounds: int, cells: int, seed: int) -> tuple[Runner, int]:
-    """Kill, stop and go on with gateways and the scheduler while a plan runs; the plan, and cells before."""
+    """
+    While a plan runs, kill, stop and go on with gateways and the scheduler, and cut or silence the links of gateways
+    and plan; the plan, and cells before.
+    """
     rng = random.Random(seed)
     before = len(farm.log())
     settings = settings_of(cells, lambda i: 0.2 + seed / 1000 + i / 100_000)
-    engine = farm.cluster()
+    engine = farm.settle()
     runner = farm.runner("[{tag: simulated}]", settings, engine, more="retries: 20")
     thread = threading.Thread(target=runner.run)
     thread.start()
     for _ in range(rounds):
         time.sleep(rng.uniform(0.1, 0.8))
+        farm.supervise()
+        if rng.random() < 0.4:
+            link = farm.links[rng.choice([*GATEWAYS, "plan"])]
+            (link.cut if rng.random() < 0.7 else link.silence)(rng.uniform(0.1, 2.0))
+            continue
         name = rng.choice([*GATEWAYS, "scheduler"])
         if rng.random() < 0.5:
             farm.kill(name)
@@ -249,7 +285,10 @@ def chaos(farm: Farm, rounds: int, cells: int, seed: int) -> tuple[Runner, int]:
             farm.signal(name, signal.SIGSTOP)
             time.sleep(rng.uniform(0, 1.5))
             farm.signal(name, signal.SIGCONT)
-    thread.join(300)
+    end = time.monotonic() + 300
+    while thread.is_alive() and time.monotonic() < end:
+        farm.supervise()
+        thread.join(0.5)
     assert not thread.is_alive()
     return runner, before
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.cli import execute
@@ -56,6 +57,47 @@ def test_a_plan_runs_on_real_agents_and_its_report_is_a_matrix(lab, capfd):
     }
     assert "plan: 2 cells: 2 known already\n" == again
     assert [] == [text for text in ("digits", "one", "two", cells[0]["run"]) if text not in page]
+
+
+def test_a_plan_that_evaluates_has_the_accuracy_of_each_cell_on_its_board(lab, capfd):
+    """LiteRT says what the answers are; a quarter of the labels say otherwise."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(lab / "digits.tflite"))
+    interpreter.allocate_tensors()
+    given, answered = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    samples = np.random.default_rng(1).integers(-128, 128, (40, *given["shape"][1:]), given["dtype"])
+    labels = []
+    for sample in samples:
+        interpreter.set_tensor(given["index"], sample[None])
+        interpreter.invoke()
+        labels.append(int(interpreter.get_tensor(answered["index"]).argmax()))
+    labels[30:] = [(label + 1) % 10 for label in labels[30:]]
+    np.savez(lab / "labelled.npz", x_test=samples, y_test=np.array(labels))
+    evaluating = PLAN.replace("kernels: off", "kernels: off, evaluate: labelled.npz").replace("tag: lab", "board: one")
+    (lab / "plan.yaml").write_text(evaluating.replace(", each: true", ""))
+
+    assert 0 == execute(["farm", "run", "plan.yaml", "--json"])
+    (cell,) = json.loads(capfd.readouterr().out)
+    assert 0 == execute(["report", "plan.yaml", "-o", "plan.html"])
+    assert 0 == execute(["runs", "show", cell["run"], "--json"])
+    accuracy = json.loads(capfd.readouterr().out.partition("\n")[2])["accuracy"]
+    (lab / "plan.yaml").write_text((lab / "plan.yaml").read_text().replace("evaluate:", "samples: 20, evaluate:"))
+    assert 0 == execute(["farm", "run", "plan.yaml", "--json"])
+    (fewer,) = json.loads(capfd.readouterr().out)
+
+    assert (30, 40) == (accuracy["correct"], accuracy["samples"])
+    assert "75.00%" in (lab / "plan.html").read_text()
+    assert "done" == fewer["state"]
+
+
+def test_data_that_has_no_labels_ends_a_plan_before_anything_runs(lab, capfd):
+    np.savez(lab / "bare.npz", x_test=np.zeros((4, 8, 8, 1), np.float32))
+    (lab / "plan.yaml").write_text(PLAN.replace("kernels: off", "kernels: off, evaluate: bare.npz"))
+
+    assert 1 == execute(["farm", "run", "plan.yaml"])
+    assert "bare.npz has no labels for 'x_test'" in capfd.readouterr().err
+    assert [] == Store(Path(os.environ["DEPLOY_RESULTS"])).runs()
 
 
 def test_check_says_what_would_be_done_and_does_nothing(lab, capfd):
@@ -143,7 +185,7 @@ def test_a_run_that_was_packed_is_the_same_in_another_store(tmp_path):
     run = measured(here)
     packed = here.pack(run)
 
-    assert [run, run] == [there.adopt(packed), there.adopt(packed)]
+    assert [run, run] == there.adopt([packed, packed])
     assert here.get(run).array("latency_ns.1").tolist() == there.get(run).array("latency_ns.1").tolist()
     assert [row["id"] for row in there.runs()] == [run]
     here.drop(run)
@@ -157,6 +199,6 @@ def test_a_packed_run_that_is_none_leaves_nothing_behind(tmp_path, damage):
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
 
     with pytest.raises(StoreError):
-        there.adopt(damage(here.pack(measured(here))))
+        there.adopt([damage(here.pack(measured(here)))])
 
     assert [] == there.runs()

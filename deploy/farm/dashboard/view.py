@@ -26,6 +26,7 @@ class Gateways(Protocol):
     def boards(self) -> Any: ...
     def ready(self) -> Any: ...
     def pulses(self) -> Any: ...
+    def statuses(self) -> dict[str, dict[str, Any]]: ...
 
 
 class View:
@@ -54,9 +55,7 @@ class View:
         queue: list[dict[str, Any]] = []
         try:
             for entry in statuses(self._registry, leases=self._leases):
-                held = "; ".join(str(holder) for holder in entry.holders)
-                told = {key: value for key, value in asdict(entry).items() if key not in ("holders", "waiting")}
-                boards.append({**told, "holder": held, "where": "here"})
+                boards.append({**entry.shown(), "where": "here"})
             now = self._leases.clock.wall_s()
             for waiting in self._leases.queue():
                 queue.append({**asdict(waiting), "waits_s": max(0.0, now - waiting.since_s)})
@@ -87,17 +86,14 @@ class View:
 
     def _far_boards(self) -> list[dict[str, Any]]:
         assert self._far
-        ready, running, found = set(self._far.ready()), self._far.pulses(), []
-        boards = self._far.boards()
+        boards, told, found = self._far.boards(), self._far.statuses(), []
         for each in self._far.gateways():
             for name in each["boards"]:
                 board = boards.get(name)
-                state = "in use" if name in running else "free" if name in ready else "away"
-                found.append(
-                    {"board": name, "kind": board.kind if board else "", "tags": list(board.tags) if board else [],
-                     "state": state, "holder": "", "seen_ago_s": each["last_seen_s"], "hottest_c": None,
-                     "reason": each["refused"], "where": each["gateway"]}
-                )  # fmt: skip
+                away = {"board": name, "kind": board.kind if board else "", "tags": list(board.tags) if board else [],
+                        "state": "away", "holder": "", "seen_ago_s": each["last_seen_s"], "hottest_c": None,
+                        "reason": each["refused"]}  # fmt: skip
+                found.append({**told.get(name, away), "where": each["gateway"]})
         return found
 
     @staticmethod
