@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.build.execute import compute, forward
+from deploy.build.execute import CHUNK, compute, forward
 from deploy.build.graph import Floats, Graph, Node, tied
 from deploy.build.grid import SOFTMAX, SOFTMAX_16, Grid, activation_grid
 from deploy.errors import BuildError
@@ -17,7 +17,6 @@ from deploy.errors import BuildError
 OBSERVERS = ("minmax", "percentile", "mse")
 PERCENTILE = 99.99
 """Share in percent of all values that the percentile observer keeps between its limits."""
-CHUNK = 32
 _BINS = 2048
 _CANDIDATES = 80
 

@@ -14,6 +14,11 @@ from deploy.build.graph import Floats, Graph, Node, folded
 
 Step = Callable[[Node, list[Floats]], Floats]
 
+CHUNK = 32
+"""Samples that are looked at together where they need not be all at once."""
+MEMORY = 1 << 30
+"""Bytes that samples may take while they go through a graph; larger graphs are gone through with fewer samples."""
+
 _CACHE = 1 << 21
 """Bytes that a convolution works on at a time."""
 
@@ -39,6 +44,22 @@ def forward(graph: Graph, feeds: Mapping[str, Floats], step: Step | None = None)
             if last[source] == node.name and source not in graph.outputs:
                 del values[source]
     return {name: values[name] for name in graph.outputs}
+
+
+def affordable(graph: Graph, count: int, copies: int = 1) -> int:
+    """How many of `count` samples, and `copies` of each, `forward` takes at once within `MEMORY`; at least 1."""
+    last = {source: node.name for node in graph for source in node.inputs}
+    live, most = 0, 1
+    for node in graph:
+        live += _bytes(node)
+        most = max(most, live)
+        live -= sum(_bytes(graph[source]) for source in set(node.inputs) if last[source] == node.name)
+    # About as much again for what an operator works with.
+    return max(1, min(count, MEMORY // (2 * copies * most)))
+
+
+def _bytes(node: Node) -> int:
+    return 4 * int(np.prod(node.shape, dtype=np.int64))
 
 
 def compute(node: Node, inputs: Sequence[Floats]) -> Floats:

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from deploy import zoo
 from deploy.build import convert, source
-from deploy.build.recipe import SELF, Prune, Recipe
+from deploy.build.recipe import SELF, Recipe
 from deploy.data import Array, Dataset, feed
 from deploy.errors import BadInput, BuildError, DataError
 from devices.protocol.manifest import TensorInfo
@@ -123,6 +123,11 @@ def check(name: str, recipe: Recipe, samples: Samples, resume: bool = False, kee
             f"recipe {recipe.precision} needs data to calibrate the ranges of activations",
             "`--data FILE.npz` with x_train (or x); `--recipe dynamic` needs none",
         )
+    if recipe.prune and samples.train is None:
+        raise DataError(
+            f"{recipe.prune[0].text} needs data to tell what the model can do without",
+            "`--data FILE.npz` with x_train (or x)",
+        )
 
 
 def make(
@@ -210,7 +215,11 @@ def _compress(
     if channel := recipe.pruning(channel=True):
         made.graph = _restructured(made.graph, recipe, samples, prune=(channel,))
     if zeros := recipe.pruning(channel=False):
-        made.graph = _pruned(made.graph, zeros)
+        from deploy.build.repair import SAMPLES, pruned
+
+        with made.timed("prune"):
+            feeds = _feeds(made.graph, recipe, samples, SAMPLES)
+            made.graph = pruned(made.graph, zeros, feeds, lambda what, done, total: watch.steps(done, total, what))
     if not recipe.is_float:
         with made.timed("quantize"):
             made.quantized = _quantized(made.graph, recipe, samples, watch)
@@ -235,6 +244,7 @@ def _train(
 
     def trained(stage: str, step: Recipe, teacher: Any) -> Any:
         assert made.graph is not None and samples.train is not None
+        watch.note(f"calibrating, and finding where {stage or step.precision} begins")
         with made.timed(f"train in {stage}" if stage else "train"):
             done = train(
                 made.graph,
@@ -251,19 +261,21 @@ def _train(
         return done
 
     assert made.graph is not None
-    teacher = made.graph
+    teacher = None
+    if distill := recipe.structured("distill"):
+        own = distill.teacher == SELF
+        teacher = made.graph if own else _graph(source.load(tf, distill.teacher, samples.train))
     if changes := tuple(s for s in recipe.structure if s.kind != "distill"):
         made.graph = _restructured(made.graph, recipe, samples, structure=changes)
     if recipe.pretrain:
-        plain = Recipe("float32", epochs=recipe.pretrain, seed=recipe.seed, batch=recipe.batch, augment=recipe.augment)
-        made.graph = trained("float", plain, None).graph
-        teacher = teacher if changes else made.graph
+        same = ("seed", "batch", "augment", "temperature", "balance")
+        plain = Recipe("float32", epochs=recipe.pretrain, **{name: getattr(recipe, name) for name in same})
+        itself = teacher is made.graph  # what is not trained yet teaches only afterwards
+        made.graph = trained("float", plain, None if itself else teacher).graph
+        teacher = made.graph if itself else teacher
     if channel := recipe.pruning(channel=True):
         made.graph = _restructured(made.graph, recipe, samples, prune=(channel,))
-    distill = recipe.structured("distill")
-    if distill and distill.teacher != SELF:
-        teacher = _graph(source.load(tf, distill.teacher, samples.train))
-    done = trained("", recipe, teacher if distill else None)
+    done = trained("", recipe, teacher)
     made.graph, made.quantized = done.graph, done.quantized
 
 
@@ -281,18 +293,6 @@ def _restructured(graph: Graph, recipe: Recipe, samples: Samples, **terms: Any) 
     from deploy.build.train.structure import restructured
 
     return restructured(graph, Recipe(epochs=1, seed=recipe.seed, **terms), samples.train, samples.preprocess)
-
-
-def _pruned(graph: Graph, prune: Prune) -> Graph:
-    """The smallest weights become zero, without training."""
-    from deploy.build.train import prune as pruning
-
-    pruning.check(graph, prune)
-    kernels = {node.name: node.kernel for node in pruning.prunable(graph) if node.kernel is not None}
-    nodes = dict(graph.nodes)
-    for name, mask in pruning.masks(kernels, graph, prune, prune.sparsity).items():
-        nodes[name] = replace(graph[name], kernel=np.asarray(kernels[name] * mask, np.float32))
-    return replace(graph, nodes=nodes)
 
 
 def _quantized(graph: Graph, recipe: Recipe, samples: Samples, watch: Watch) -> Quantized:

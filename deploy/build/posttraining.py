@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from deploy.build.calibrate import CHUNK, calibrate, grids
+from deploy.build.calibrate import calibrate, grids
 from deploy.build.equalize import equalize
-from deploy.build.execute import activate, columns, compute, forward, weigh
+from deploy.build.execute import CHUNK, activate, affordable, columns, compute, forward, weigh
 from deploy.build.graph import Floats, Graph, Node, fold
 from deploy.build.grid import Grid, weight_grid, weight_scale
 from deploy.build.quantized import Quantized, Weights, bias_integers, roomy
 from deploy.build.rounding import METHODS, Matrix, best_scale, compensated, descent, gptq, nearest
 from deploy.errors import BuildError
-
-MEMORY = 1 << 30
-"""Bytes that the samples may take while they go through side by side; larger models are rounded with fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def quantize(
     grid = grids(graph, ranges, options.activation_bits)
     rounder = _Rounder(graph, grid, kinds or {}, options, tell)
     there = min(len(samples) for samples in feeds.values())
-    count = _affordable(graph, there)
+    count = affordable(graph, there, copies=2)
     rounder.what = "rounding" if count == there else f"rounding with {count} of {there} samples"
     # The float samples in the first half of each batch, the quantized ones in the second.
     forward(graph, {name: np.concatenate([x[:count], x[:count]]) for name, x in feeds.items()}, rounder.step)
@@ -157,18 +153,3 @@ class _Rounder:
         if not self.options.compensate:
             return hessian, matrix.astype(np.float64)
         return hessian, compensated(matrix, hessian, wanted)
-
-
-def _affordable(graph: Graph, count: int) -> int:
-    last: dict[str, Any] = {source: node.name for node in graph for source in node.inputs}
-    live, most = 0, 1
-    for node in graph:
-        live += _bytes(node)
-        most = max(most, live)
-        live -= sum(_bytes(graph[source]) for source in set(node.inputs) if last[source] == node.name)
-    # Twice for the two halves, and about as much again for what an operator works with.
-    return max(1, min(count, MEMORY // (4 * most)))
-
-
-def _bytes(node: Node) -> int:
-    return 4 * int(np.prod(node.shape, dtype=np.int64))

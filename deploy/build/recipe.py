@@ -127,7 +127,8 @@ class Recipe:
             leaves out the blocks of ``block:1x16``.
         storage: bits of the narrowest integers in the file, 2, 4 or 8; values stay what they are.  Stock LiteRT runs no
             convolution of 2 bits (our kernels do); 4 and 8 make a larger file that it runs.
-        schedule: of pruning: ``cubic`` over the first half of the epochs, or ``once`` before the first.
+        schedule: of zeros: ``once``, before the first epoch and with the other weights repaired, or ``cubic``, more and
+            more of them over the first half of the epochs, for a model that begins with random weights.
         rate: the learning rate at its highest; None takes what suits the precision.
         batch: samples in a training step.
         augment: whether images are flipped and shifted while training.
@@ -149,7 +150,7 @@ class Recipe:
     edges: str = "8"
     encoding: str = "dense"
     storage: int = 2
-    schedule: str = "cubic"
+    schedule: str = "once"
     rate: float | None = None
     batch: int = 128
     augment: bool = True

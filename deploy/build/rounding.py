@@ -54,7 +54,7 @@ def gptq(matrix: Matrix, scale: Floats, kind: str, hessian: Matrix) -> NDArray[n
     low, high = WEIGHT_LIMITS[kind]
     order = np.argsort(-np.diag(hessian), kind="stable")
     left, free = matrix[order].astype(np.float64), matrix[order] != 0
-    inverse = np.linalg.inv(_damped(hessian)[np.ix_(order, order)])
+    inverse = np.linalg.inv(damped(hessian)[np.ix_(order, order)])
     upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
     rounded = np.zeros(matrix.shape, np.int8)
     for k in range(len(order)):
@@ -77,18 +77,18 @@ def descent(
         Integers and scales; the error with both is at most that of `start` and `scale`.
     """
     low, high = WEIGHT_LIMITS[kind]
-    damped = _damped(hessian)
-    diagonal, free = np.diag(damped), matrix != 0
+    curvature = damped(hessian)
+    diagonal, free = np.diag(curvature), matrix != 0
     steps, scale = start.astype(np.float64), scale.astype(np.float64)
     for _ in range(_SWEEPS):
         before = steps.copy()
-        slope = damped @ (matrix - steps * scale)
+        slope = curvature @ (matrix - steps * scale)
         for k in range(len(matrix)):
             wanted = np.clip(np.rint(steps[k] + slope[k] / (diagonal[k] * scale)), low, high) * free[k]
             moved = np.flatnonzero(wanted != steps[k])
-            slope[:, moved] -= np.outer(damped[:, k], ((wanted - steps[k]) * scale)[moved])
+            slope[:, moved] -= np.outer(curvature[:, k], ((wanted - steps[k]) * scale)[moved])
             steps[k] = wanted
-        product = damped @ steps
+        product = curvature @ steps
         norm = (steps * product).sum(axis=0)
         fitted = (product * matrix).sum(axis=0) / np.where(norm > 0, norm, 1)
         scale = np.where((norm > 0) & (fitted > 0), fitted, scale)
@@ -97,23 +97,29 @@ def descent(
     return steps.astype(np.int8), scale.astype(np.float32)
 
 
-def compensated(matrix: Floats, given: Matrix, wanted: Matrix) -> Matrix:
+def compensated(matrix: Floats | Matrix, given: Matrix, wanted: Matrix) -> Matrix:
     """
-    Real weights that answer to quantized inputs what `matrix` answers to the true ones, as nearly as weights can.
+    Real weights that answer to the inputs that there are what is wanted, as nearly as weights can.
 
-    Least squares with a pull towards `matrix`, the stronger the less the samples say.
+    Least squares with a pull towards `matrix`, the stronger the less the samples say.  What is exactly 0 stays 0, and
+    the other weights of its column make up for it.
 
     Args:
-        given: H of the quantized inputs.
-        wanted: [K, C], sum over samples of quantized input times true output.
+        given: H of these inputs.
+        wanted: [K, C], sum over samples of input times wanted output.
     """
-    damped = _damped(given)
-    pull = damped - given
-    fitted = np.linalg.solve(damped, wanted + pull @ matrix)
-    return np.where(matrix != 0, fitted, 0.0)
+    sure = damped(given)
+    wanted = wanted + (sure - given) @ matrix
+    fitted = np.zeros(matrix.shape)
+    patterns, columns = np.unique(matrix != 0, axis=1, return_inverse=True)
+    for place, pattern in enumerate(patterns.T):
+        if pattern.any():
+            mine = np.ix_(pattern, columns.reshape(-1) == place)
+            fitted[mine] = np.linalg.solve(sure[np.ix_(pattern, pattern)], wanted[mine])
+    return fitted
 
 
-def _damped(hessian: Matrix) -> Matrix:
+def damped(hessian: Matrix) -> Matrix:
     """Invertible: inputs that never occur get a share of what the others have."""
     mean = float(np.mean(np.diag(hessian)))
     return hessian + np.eye(len(hessian)) * (_DAMPING * mean if mean > 0 else 1.0)

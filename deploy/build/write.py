@@ -122,14 +122,18 @@ class _Writer:
         b = add_tensor(self.model, f"{node.name}/bias", bias.shape, dtype, (scales.tolist(), 0), bias)
         y = self.output(node, grid)
         name, options = _options(node)
-        bits = max(weights.grid.bits, self.least_bits)
-        add_operator(self.model, name, _version(node, weights, bits, grid), [x, kernel, b], [y], options)
+        version = _version(node, weights, self.bits(node, weights), grid)
+        add_operator(self.model, name, version, [x, kernel, b], [y], options)
         return y
 
-    def kernel(self, node: Node, weights: Weights, values: NDArray[np.int8]) -> int:
-        bits = max(weights.grid.bits, self.least_bits)
+    def bits(self, node: Node, weights: Weights) -> int:
+        """Of the weights as the file stores them."""
         if node.op == "depthwise":
-            bits = max(bits, 4)  # no runtime, ours included, has depthwise convolutions of 2 bits
+            return 8  # not every runtime has fewer: TFLite's reference kernels refuse to load such a file
+        return max(weights.grid.bits, self.least_bits)
+
+    def kernel(self, node: Node, weights: Weights, values: NDArray[np.int8]) -> int:
+        bits = self.bits(node, weights)
         dtype = f"INT{bits}"
         quantization = (weights.grid.scale.tolist(), 0)
         axis = 3 if node.op == "depthwise" else 0

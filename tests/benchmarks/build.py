@@ -65,12 +65,12 @@ ROWS = {
     "w4a8": Row("w4a8, trained", "w4a8+epochs:5", FLOAT - 0.005, size=0.62),
     "w2a8": Row("w2a8, trained", "w2a8+distill+epochs:20", FLOAT - 0.025, size=0.45),
     "ternary": Row("ternary, trained", "ternary+distill+epochs:20", FLOAT - 0.025, size=0.45),
-    "tile": Row("int8, 75 % tile zeros, trained", "int8+tile:0.75+distill+epochs:20", FLOAT - 0.02, pushed=0.4),
-    "w4a8-tile": Row("w4a8, 50 % tile zeros, trained", "w4a8+tile:0.5+distill+epochs:15", FLOAT - 0.015),
-    "channel": Row("int8, half of the MACs by channels", "int8+channel:0.5+distill+epochs:30", FLOAT - 0.015),
+    "tile": Row("int8, 75 % tile zeros", "int8+tile:0.75+distill+epochs:20", FLOAT - 0.02, pushed=0.4),
+    "w4a8-tile": Row("w4a8, 50 % tile zeros", "w4a8+tile:0.5+distill+epochs:20", FLOAT - 0.015),
+    "channel": Row("int8, half of the MACs", "int8+channel:0.5+distill+epochs:30", FLOAT - 0.015),
     "binary": Row("CNV, one bit (W1A1)", "binary+epochs:25", 0.82, source="zoo:cnv", preprocess=""),
-    "width": Row("width 0.5, trained alone", "int8+width:0.5+epochs:40", 0.0),
-    "distill": Row("width 0.5, distilled", "int8+width:0.5+distill+epochs:40", 0.01, over="width"),
+    "width": Row("width 0.5, trained alone", "int8+width:0.5+pretrain:40+epochs:3", 0.0),
+    "distill": Row("width 0.5, distilled", "int8+width:0.5+distill+pretrain:40+epochs:3", 0.01, over="width"),
 }
 
 
@@ -216,7 +216,10 @@ def table(names: list[str], seeds: list[int]) -> Table:
                 pushed = float(np.mean([len(encode(base.read_bytes(), model)) for model in models])) / whole
         met &= row.size is None or (size is not None and size <= row.size + 0.005)
         met &= row.pushed is None or (pushed is not None and pushed <= row.pushed)
-        older = sum(entry["code"] != code for entry in known)
+        notes = {
+            "of older code": sum(entry["code"] != code for entry in known),
+            "of another recipe": sum(entry["recipe"] != _recipe(row, entry["seed"]) for entry in known),
+        }
         shown.add_row(
             row.what,
             goal,
@@ -224,10 +227,16 @@ def table(names: list[str], seeds: list[int]) -> Table:
             "" if size is None else f"{size:.2f}",
             "" if pushed is None else f"{pushed:.2f}",
             f"{np.mean([entry['seconds'] for entry in known]) / 60:.0f}",
-            f"{len(known)} of {len(seeds)}" + (f" ({older} of older code)" if older else ""),
+            f"{len(known)} of {len(seeds)}" + "".join(f" ({count} {what})" for what, count in notes.items() if count),
             "" if not goal else "met" if met else "MISSED",
         )
     return shown
+
+
+def _recipe(row: Row, seed: int) -> str:
+    from deploy.build.recipe import parse
+
+    return parse(row.recipe, f"seed:{seed}").text
 
 
 def _least(row: Row, seeds: list[int]) -> float:

@@ -19,11 +19,15 @@ import tensorflow as tf
 
 from deploy.build.calibrate import calibrate, grids
 from deploy.build.from_keras import from_keras
-from deploy.build.graph import Graph, Node
+from deploy.build.graph import Graph, Node, folded
+from deploy.build.posttraining import Options, quantize
+from deploy.build.prune import prunable
 from deploy.build.quantized import Quantized
 from deploy.build.recipe import Recipe
+from deploy.build.repair import SAMPLES, pruned
 from deploy.build.source import THREADS
 from deploy.build.train import samples as sample_sets
+from deploy.build.train.layers import KINDS
 from deploy.build.train.loop import Progress, Report, Settings, Trainer, settle
 from deploy.build.train.loss import distilled
 from deploy.build.train.network import Network, unclamped
@@ -91,6 +95,7 @@ def train(
     tested = None if test is None else sample_sets.fit(graph, test, preprocess, one_class=True)
     kinds = kinds_of(graph, recipe)
     network = _network(_settled(graph, ready, recipe), recipe, kinds, ready)
+    zeros = recipe.pruning(channel=False)
     weights = max(kinds.values(), key=list(kinds.values()).count, default="float")
     settings = Settings(
         epochs=recipe.epochs,
@@ -99,8 +104,7 @@ def train(
         optimizer=optimizer,
         seed=recipe.seed,
         augment=recipe.augment,
-        prune=recipe.pruning(channel=False),
-        gradual=recipe.schedule == "cubic",
+        prune=zeros if recipe.schedule == "cubic" else None,
     )
     loss = distilled(_teacher(teacher, network), recipe.temperature, recipe.balance)
     trainer = Trainer(network, ready, settings, loss)
@@ -146,12 +150,11 @@ def _layer(node: Node) -> str:
 def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
     """
     The graph with normalizations that fit its layers, where they do not: in a model that was never trained, or whose
-    structure has changed.  Ranges that calibration finds would mean nothing otherwise.
+    structure is new.  Ranges that calibration finds would mean nothing otherwise.
     """
     norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
     fresh = any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
-    changed = recipe.structured("width") or recipe.structured("separable") or recipe.pruning(channel=True)
-    if not fresh and not changed:
+    if not fresh and not (recipe.structured("width") or recipe.structured("separable")):
         return graph
     network = Network(graph, {})
     settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed, augment=False))
@@ -159,14 +162,38 @@ def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
 
 
 def _network(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], ready: sample_sets.Samples) -> Network:
-    """The network with the grids that calibration gives it."""
+    """The network where training begins: with its zeros, unless they come gradually, its grids, and its integers."""
+    zeros = recipe.pruning(channel=False) if recipe.schedule == "once" else None
+    if zeros:
+        graph = pruned(graph, zeros, ready.some(graph.inputs[0], SAMPLES, recipe.seed))
     if recipe.is_float:
-        return Network(graph, kinds)
-    chosen = np.random.default_rng(recipe.seed).permutation(len(ready))[: recipe.samples]
-    graph = unclamped(graph, kinds)
-    ranges = calibrate(graph, {graph.inputs[0]: ready.real(ready.x[chosen])}, recipe.observer)
-    network = Network(graph, kinds, grids(graph, ranges, 16 if recipe.precision == "int16x8" else 8))
-    network.ranges = ranges
+        network = Network(graph, kinds)
+    else:
+        feeds = ready.some(graph.inputs[0], recipe.samples, recipe.seed)
+        network = _on_grids(unclamped(graph, kinds), recipe, kinds, feeds)
+    for node in prunable(graph) if zeros else ():
+        layer = network.weighted[node.name]
+        layer.mask.assign(node.kernel != 0)
+        layer.masked = True
+    return network
+
+
+def _on_grids(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], feeds: Mapping[str, Any]) -> Network:
+    """The network with the grids of calibration; weights of few bits begin as rounding without training leaves them."""
+    bits = 16 if recipe.precision == "int16x8" else 8
+    few = {name: KINDS[kind] for name, kind in kinds.items() if kind in KINDS and kind != "w8"}
+    if not few:
+        ranges = calibrate(graph, feeds, recipe.observer)
+        network = Network(graph, kinds, grids(graph, ranges, bits))
+        network.ranges = ranges
+        return network
+    options = Options(observer=recipe.observer, rounding=recipe.rounding, activation_bits=bits)
+    start = quantize(graph, feeds, few, options)
+    network = Network(graph, kinds, start.grids)
+    network.ranges = start.ranges
+    for name in few:
+        in_scale = float(start.grids[graph[name].inputs[0]].scale[0])
+        network.weighted[name].begin(start.weights[name], in_scale, folded(graph[name])[0])
     return network
 
 

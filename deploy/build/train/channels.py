@@ -9,6 +9,7 @@ against a factor in front of it (Molchanov et al. 2019), summed over all that is
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from deploy.build.train.network import Network
 from deploy.errors import BuildError
 
 Identities = NDArray[np.int64]
+
+MULTIPLE = 4
+"""Channels are left in multiples of it where there were more: kernels take so many at a time."""
 
 LEAST_KEPT = 0.125
 """Of the channels that a layer had, at least one: a layer without any would cut the network."""
@@ -88,6 +92,11 @@ class Channels:
     def _roots(self, ids: Identities) -> Identities:
         return np.array([self._root(int(i)) for i in ids], np.int64)
 
+    def without(self, gone: Iterable[int]) -> dict[str, NDArray[np.bool_]]:
+        """Node -> [C], which channels of its output are left."""
+        lost = np.array(sorted(gone), np.int64)
+        return {name: ~np.isin(ids, lost) for name, ids in self.of.items()}
+
     def macs(self, gone: Iterable[int] = ()) -> int:
         """Multiply-accumulates of one invocation without the channels `gone`."""
         removed = np.array(sorted(gone), np.int64)
@@ -136,7 +145,10 @@ def worth(graph: Graph, channels: Channels, batches: Iterable[tuple[Any, Any]]) 
 
 def superfluous(channels: Channels, worths: dict[int, float], share: float) -> set[int]:
     """
-    The channels that go: always the one with the least worth for each multiplication that it costs.
+    The channels that go: always those with the least worth for each multiplication that they cost.
+
+    They go `MULTIPLE` at a time from each layer, and a layer's first ones so that a multiple of it is left; the last to
+    go are those of the least worth that suffice.
 
     Args:
         worths: channel -> worth.
@@ -146,23 +158,43 @@ def superfluous(channels: Channels, worths: dict[int, float], share: float) -> s
         BuildError: so much cannot go.
     """
     whole = channels.macs()
+    target = (1 - share) * whole
     gone: set[int] = set()
     counts = {
         node.name: (channels.of[node.name], max(1, int(LEAST_KEPT * node.channels)))
         for node in channels.graph.weighted()
     }
-    left = dict(worths)
+    left = _parts(channels, worths)
     now = whole
-    while now > (1 - share) * whole:
-        costs = {i: now - channels.macs({*gone, i}) for i in left}
-        best = min(left, key=lambda i: (left[i] / max(costs[i], 1), i), default=None)
+    while now > target:
+        costs = {part: max(now - channels.macs(gone.union(part)), 1) for part in left}
+        best = min(left, key=lambda part: (left[part] / costs[part], part), default=None)
         if best is None:
             raise BuildError(
                 f"channel:{share:g}: only {1 - now / whole:.0%} of the multiplications can go; the rest stands "
                 "in layers whose channels cannot be taken, or are the last eighth of their layer"
             )
+        enough = [part for part in left if now - costs[part] <= target]
+        if best in enough:
+            best = min(enough, key=lambda part: (left[part], part))
         del left[best]
-        after = {*gone, best}
-        if all((~np.isin(ids, list(after))).sum() >= least for ids, least in counts.values() if best in ids):
-            gone, now = after, now - costs[best]
+        after = gone.union(best)
+        touched = [(ids, least) for ids, least in counts.values() if np.isin(best, ids).any()]
+        if all((~np.isin(ids, list(after))).sum() >= least for ids, least in touched):
+            gone, now = after, channels.macs(after)
     return gone
+
+
+def _parts(channels: Channels, worths: dict[int, float]) -> dict[tuple[int, ...], float]:
+    """Channels that go together -> their worth; the least worthy of each layer first."""
+    parts: dict[tuple[int, ...], float] = {}
+    taken: set[int] = set()
+    for node in channels.graph.weighted():
+        ids = set(channels.of[node.name].tolist())
+        free = sorted(ids.intersection(worths) - taken, key=lambda i: (worths[i], i))
+        taken.update(free)
+        size = MULTIPLE if len(ids) > MULTIPLE else 1
+        ends = range(len(ids) % size or size, len(free) + 1, size)
+        for start, end in pairwise((0, *ends)):
+            parts[tuple(free[start:end])] = sum(worths[i] for i in free[start:end])
+    return parts

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from deploy.build.graph import Floats, Node
 from deploy.build.grid import WEIGHT_LIMITS, Grid
+from deploy.build.quantized import Weights
 from deploy.build.rounding import best_scale
 
 KINDS = {"w8": "8", "w4": "4", "w2": "2", "ternary": "ternary"}
@@ -25,12 +26,15 @@ BINARY = 64
 """Binary weights are +64 and -64 in the file: its bias counts in steps of weight times input, and one bit times one bit
 would be too coarse a step for it."""
 
+CELL = 0.45
+"""Of a step: how far from its integer a weight begins at most; at 0.5 the first touch would tip it over."""
+
 GAMMA_LEAST = 1e-4
 """A norm's factor stays positive, so that no folded scale is zero and no grid has to change its sign."""
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
-def on_grid(values: Any, log_step: Any, low: Any, high: Any, share: Any) -> Any:
+def on_grid(values: Any, log_step: Any, low: Any, high: Any, share: Any, back: Any) -> Any:
     """
     Round `values` to ``step * n``, n an integer in [low, high], ``step = exp(log_step)``.
 
@@ -39,6 +43,8 @@ def on_grid(values: Any, log_step: Any, low: Any, high: Any, share: Any) -> Any:
         log_step: [C], or [1] for a whole tensor.
         low, high: scalars.
         share: what the gradient of the step is multiplied with.
+        back: 1: what lies outside gets the gradients that lead back to the grid; 0: none.  Weights need them: with few
+            integers many lie at the end of the grid, and would be lost as soon as the step shrinks.
     """
     step = tf.exp(log_step)
     steps = values / step
@@ -47,11 +53,13 @@ def on_grid(values: Any, log_step: Any, low: Any, high: Any, share: Any) -> Any:
 
     def gradient(upstream: Any) -> tuple[Any, ...]:
         slope = upstream * (rounded - steps * inside)
+        home = tf.where(steps > high, upstream > 0, tf.logical_and(steps < low, upstream < 0))
+        passing = tf.maximum(inside, back * tf.cast(home, values.dtype))
         if log_step.shape[0] != 1:
             slope = tf.reduce_sum(tf.reshape(slope, [-1, log_step.shape[0]]), axis=0)
         else:
             slope = tf.reshape(tf.reduce_sum(slope), [1])
-        return upstream * inside, slope * step * share, None, None, None
+        return upstream * passing, slope * step * share, None, None, None, None
 
     return rounded * step, gradient
 
@@ -123,7 +131,7 @@ class ActivationGrid(keras.layers.Layer):  # type: ignore[misc]
         low, high = self.limits
         # Every value of a batch pulls at one step: LSQ evens that out by the root of their number.
         share = float(max(high, 1.0) ** -0.5) * tf.math.rsqrt(tf.cast(tf.size(values), values.dtype))
-        return on_grid(values, tf.convert_to_tensor(self.log_step), low, high, share)
+        return on_grid(values, tf.convert_to_tensor(self.log_step), low, high, share, 0.0)
 
     def export(self) -> Grid:
         """As it is now."""
@@ -195,6 +203,27 @@ class Weighted(keras.layers.Layer):  # type: ignore[misc]
             steps = best_scale(kernel.reshape(-1, node.channels), KINDS[kind])
             self.log_step = self._weight("log_step", np.log(steps), learned)
 
+    def begin(self, weights: Weights, in_scale: float, wanted: Floats) -> None:
+        """
+        Begin with integers that were found without training.
+
+        Each weight goes where it rounds to its integer, as near to `wanted` as that allows.
+
+        Args:
+            weights: of the folded layer, on the grid of this layer's kind.
+            in_scale: of the input's grid.
+            wanted: the folded kernel.
+        """
+        low, high = WEIGHT_LIMITS[KINDS[self.kind]]
+        integers = weights.values.reshape(-1, self.node.channels)
+        steps = wanted.reshape(integers.shape) / weights.grid.scale
+        steps = np.clip(steps, integers - CELL, integers + CELL).clip(low, high)
+        scale = weights.grid.scale / array(self.factor())
+        self.log_step.assign(np.log(scale))
+        self.kernel.assign((steps * scale).reshape(self.node.kernel.shape))  # type: ignore[union-attr]
+        if self.node.norm is None:  # a normalization finds its means by itself
+            self.bias.assign(weights.bias * (in_scale * weights.grid.scale))
+
     def _weight(self, name: str, value: Any, trainable: bool, constraint: Any = None) -> Any:
         return self.add_weight(
             name=name,
@@ -222,7 +251,7 @@ class Weighted(keras.layers.Layer):  # type: ignore[misc]
         columns = tf.reshape(kernel, [-1, self.node.channels])
         share = float((columns.shape[0] * high) ** -0.5)
         return tf.reshape(
-            on_grid(columns, tf.convert_to_tensor(self.log_step), float(low), float(high), share), kernel.shape
+            on_grid(columns, tf.convert_to_tensor(self.log_step), float(low), float(high), share, 1.0), kernel.shape
         )
 
     @property

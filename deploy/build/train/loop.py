@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from deploy.build import prune
 from deploy.build.recipe import Prune
-from deploy.build.train import checkpoint, prune
+from deploy.build.train import checkpoint
 from deploy.build.train.layers import array
 from deploy.build.train.network import Network
 from deploy.build.train.optimizer import Optimizer
@@ -40,8 +41,7 @@ class Settings:
         epochs: at least 1.
         rate: the learning rate at its highest; it falls to 0 along a cosine.
         optimizer: ``adam`` or ``sgd`` (momentum 0.9).
-        prune: None, or any pattern but ``channel``.
-        gradual: zeros grow along `deploy.build.train.prune.cubic`; else all are there from the start.
+        prune: zeros grow in this pattern, along `deploy.build.prune.cubic`; None leaves those that are there.
     """
 
     epochs: int
@@ -51,7 +51,6 @@ class Settings:
     seed: int = 0
     augment: bool = True
     prune: Prune | None = None
-    gradual: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,8 @@ class Trainer:
         if settings.prune is not None:
             prune.check(network.graph, settings.prune)
             self.pruned = {node.name: network.weighted[node.name] for node in prune.prunable(network.graph)}
+            for layer in self.pruned.values():
+                layer.masked = True
         for layer in network.weighted.values():  # a short training needs statistics that settle sooner
             layer.momentum = min(0.97, max(0.7, 1 - 10 / (LIVE * self.total)))
         self.compiled: dict[tuple[bool, ...], Any] = {}
@@ -158,17 +159,20 @@ class Trainer:
             settle(self.network, self.samples, self.settings)
         for layer in self.binary:
             layer.stage_float = step < STAGE_ONE * self.total
-        growing = self.settings.gradual and step < PRUNING * self.total
-        for layer in self.pruned.values():
-            layer.masked = True
+        if self.settings.prune is not None and not restored:
+            self._prune(self.settings.prune, step)
+
+    def _prune(self, pattern: Prune, step: int) -> None:
+        """Choose the masks anew, where it is time."""
         every = max(1, int(PRUNING * self.total) // MASK_UPDATES)
-        end = math.ceil(PRUNING * self.total) if self.settings.gradual else 0
-        if self.pruned and not restored and (step == end or (growing and step % every == 0)):
-            assert self.settings.prune is not None
-            wanted = self.settings.prune.sparsity
-            share = prune.cubic(wanted, step / max(end, 1)) if growing else wanted
-            kernels = {name: layer.effective() for name, layer in self.pruned.items()}
-            for name, mask in prune.masks(kernels, self.network.graph, self.settings.prune, share).items():
+        end = math.ceil(PRUNING * self.total)
+        if step == end or (step < end and step % every == 0):
+            graph = self.network.graph
+            worths = {
+                name: prune.magnitudes(graph[name], layer.effective(), pattern) for name, layer in self.pruned.items()
+            }
+            share = prune.cubic(pattern.sparsity, step / end)
+            for name, mask in prune.masks(graph, pattern, share, worths).items():
                 self.pruned[name].mask.assign(mask)
 
     def _step(self) -> Any:

@@ -40,6 +40,11 @@ class Samples:
     def real(self, x: Array) -> Floats:
         return np.asarray(x, np.float32) * np.float32(self.scale) + np.float32(self.offset)
 
+    def some(self, name: str, count: int, seed: int) -> dict[str, Floats]:
+        """`name` -> real values of at most `count` samples, drawn by `seed`."""
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return {name: self.real(self.x[chosen])}
+
     def batches(self, size: int) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
         """All of it once, in order."""
         for start in range(0, len(self), size):

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from deploy.build.graph import Floats, Graph, Node, Norm
 from deploy.build.recipe import Recipe
+from deploy.build.repair import SAMPLES, repaired
 from deploy.build.train import samples as sample_sets
-from deploy.build.train.channels import Channels, superfluous, worth
+from deploy.build.train.channels import MULTIPLE, Channels, superfluous, worth
 from deploy.data import Dataset
 from deploy.errors import BuildError
 
 WORTH_BATCHES, WORTH_BATCH = 20, 128
-MULTIPLE = 4
-"""Widths are rounded to it where there were more: kernels take four channels at a time."""
 
 
 def restructured(
@@ -120,7 +119,7 @@ def separated(graph: Graph) -> Graph:
 
 def slimmed(graph: Graph, share: float, samples: sample_sets.Samples, seed: int) -> Graph:
     """
-    The graph without the channels that matter least, `share` of its multiply-accumulates less.
+    The graph without the channels that matter least, `share` of its multiply-accumulates less, and repaired.
 
     Raises:
         BuildError: so much cannot go.
@@ -128,13 +127,14 @@ def slimmed(graph: Graph, share: float, samples: sample_sets.Samples, seed: int)
     channels = Channels(graph)
     batches = zip(range(WORTH_BATCHES), samples.shuffled(WORTH_BATCH, seed, 0), strict=False)
     worths = worth(graph, channels, (batch for _, batch in batches))
-    return without(graph, channels, superfluous(channels, worths, share))
+    gone = superfluous(channels, worths, share)
+    feeds = samples.some(graph.inputs[0], SAMPLES, seed)
+    return repaired(without(graph, channels, gone), graph, feeds, channels.without(gone))
 
 
 def without(graph: Graph, channels: Channels, gone: set[int]) -> Graph:
     """The graph without the channels `gone`: weights of what makes them and of what reads them are cut."""
-    lost = np.array(sorted(gone), np.int64)
-    kept = {name: ~np.isin(ids, lost) for name, ids in channels.of.items()}
+    kept = channels.without(gone)
     nodes = {}
     for node in graph:
         mine = kept[node.name]

@@ -19,9 +19,9 @@ from deploy.build import Built, Watch, build
 from deploy.build import report as reports
 from deploy.build.execute import forward
 from deploy.build.from_keras import from_keras
+from deploy.build.prune import TILE_INPUTS, TILE_OUTPUTS
 from deploy.build.recipe import Recipe, from_json
 from deploy.build.to_keras import to_keras
-from deploy.build.train.prune import TILE_INPUTS, TILE_OUTPUTS
 from deploy.cli import execute as deploy
 from deploy.data import PREPROCESS, content_digest, load, load_arrays
 from deploy.errors import BadInput, BuildError, DataError

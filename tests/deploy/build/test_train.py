@@ -22,10 +22,11 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from deploy.build import train as training
 from deploy.build.from_keras import from_keras
 from deploy.build.graph import Graph
-from deploy.build.posttraining import Options, quantize
+from deploy.build.posttraining import quantize
 from deploy.build.quantized import Quantized
 from deploy.build.recipe import Recipe, parse
-from deploy.build.train import Progress, Trained, checkpoint, prune, train
+from deploy.build.repair import pruned
+from deploy.build.train import Progress, Trained, checkpoint, train
 from deploy.build.train.layers import BINARY, KINDS
 from deploy.build.train.network import Network
 from deploy.build.write import write
@@ -167,13 +168,9 @@ def one_bit(made: Quantized, graph: Graph) -> None:
 
 def test_training_beats_what_was_pruned_and_rounded_after_training(graph: Graph, data: tuple[Dataset, Dataset]) -> None:
     recipe = parse("ternary+tile:0.75+epochs:4+rate:0.005" + OPTIONS)
-    cut = replace(graph, nodes=dict(graph.nodes))
-    kernels = {node.name: node.kernel for node in prune.prunable(graph) if node.kernel is not None}
-    for name, mask in prune.masks(kernels, graph, recipe.prune[0], 0.75).items():
-        cut.nodes[name] = replace(graph[name], kernel=kernels[name] * mask)
     feeds = {graph.inputs[0]: data[0].x[:128].astype(np.float32)}
     kinds = {name: KINDS[kind] for name, kind in training.kinds_of(graph, recipe).items()}
-    twin = quantize(cut, feeds, kinds, Options(rounding="nearest"))
+    twin = quantize(pruned(graph, recipe.prune[0], feeds), feeds, kinds)
 
     trained = train(graph, recipe, data[0]).quantized
 

@@ -54,6 +54,16 @@ def test_weights_take_as_many_bits_as_their_grid_or_as_many_as_are_asked_for(nar
     assert eight | dict.fromkeys(four, "INT8") == kernels(write(narrow, least_bits=8))
 
 
+def test_a_depthwise_convolution_of_few_levels_is_stored_in_8_bits_which_every_runtime_loads(graph: Graph) -> None:
+    made = quantize(graph, {"x": SAMPLES}, {"deep": "4"})
+    assert np.abs(made.weights["deep"].values).max() <= 7
+
+    model = write(made)
+
+    assert "INT8" == kernels(model)["deep"]
+    assert len(SAMPLES) == len(answers(model, SAMPLES)[0])
+
+
 def test_how_weights_are_stored_does_not_change_an_answer(narrow: Quantized) -> None:
     packed, plain = answers(write(narrow), SAMPLES), answers(write(narrow, least_bits=8), SAMPLES)
 
