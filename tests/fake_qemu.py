@@ -14,6 +14,8 @@ import socket
 import sys
 import time
 
+RETURNS = {"human-monitor-command": "", "qom-list": [{"name": "device[3]", "type": "child<a9mpcore_priv>"}]}
+
 
 def main() -> int:
     qmp, console, _uart, control = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:5])
@@ -49,7 +51,7 @@ def main() -> int:
                     control.sendall(f"ran {request}\n\x010\n".encode())
                 else:
                     ran = json.loads(request)
-                    answer = {"return": "" if ran["execute"] == "human-monitor-command" else {}}
+                    answer = {"return": RETURNS.get(ran["execute"], {})}
                     qmp.sendall(b'{"event": "NOISE"}\n' + json.dumps(answer).encode() + b"\n")
     say("Oops: the guest ends")
     return 0

@@ -173,6 +173,31 @@ def down(names: tuple[str, ...], everything: bool) -> None:
 
 
 @command.command(
+    "clean",
+    help="""
+    Free the disk of what no virtual board needs any more: images, snapshots and the like that newer ones have replaced,
+    and what crashes have left.  Of each kind the one used last stays, and what boards that are up were started from.
+    """
+    + common.example("deploy virtual clean --dry-run", "deploy virtual clean"),
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--packages", is_flag=True, help="Debian's packages as well; the next image fetches them again.")
+@common.json_option
+def clean(dry_run: bool, packages: bool, as_json: bool) -> None:
+    from deploy import units
+    from deploy.virtual import cache
+
+    found = cache.clean(packages, dry_run)
+    if as_json:
+        common.show_json(found)
+        return
+    for one in found:
+        common.show(f"{units.size(one.bytes):>9}  {one.what}")
+    total = units.size(sum(one.bytes for one in found))
+    common.show(f"{total} {'would be' if dry_run else 'are'} freed" if found else "nothing to free")
+
+
+@command.command(
     "reset",
     help="""Put a board back to the moment when it came up: memory, disk and all.  Also one that is dead."""
     + common.example("deploy virtual reset pi4"),

@@ -89,9 +89,11 @@ def up(kind_name: str, options: Options, note: Note, boards_file: str | None = N
     kind = find(kind_name)
     name = options.name or kind.name
     check_name(name, boards_file)
+    if kind.machine == "xilinx-zynq-a9" and (options.memory_mib or 0) > kind.memory_mib:
+        raise UsageError(f"{kind.name} has {kind.memory_mib} MiB for Linux; above is its accelerator's memory")
     machine.qemu(kind.arch)
     image = images.ensure(kind.arch, note)
-    extras = collect(kind, image)
+    extras = collect(kind, image, note)
     snapshot = None
     if not options.cold:
         snapshot = warm.ensure(kind, image, extras, options.cores, options.memory_mib, note)
@@ -281,6 +283,7 @@ def _describe(
         "virtual": machine.emulator(kind),
         "power": {"kind": "virtual", "board": name},
         "cpu": {"arch": {"arm64": "aarch64", "armhf": "armv7l"}[kind.arch], "cores": cores},
+        **({"overlay": extras.overlay} if extras.overlay else {}),
     }
     ssh = {
         "kind": "ssh", "host": "127.0.0.1", "port": port, "user": kind.user,
@@ -317,6 +320,7 @@ def _describe(
         "port": port,
         "serial_number": kind.serial_number(name),
         "command": machine.command(kind, image, cores, memory_mib, port),
+        "beside": list(extras.beside),
         "snapshot": "clean" if snapshot else None,
         "save": snapshot is None,
         "line": line,

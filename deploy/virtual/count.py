@@ -31,6 +31,7 @@ from deploy.data import Array
 from deploy.errors import CountError, DeployError, ModelRefused, RunnerKilled, UsageError, nearest
 from deploy.kernels import library_for
 from deploy.paths import cache_dir
+from deploy.virtual.cache import used
 from deploy.virtual.sysroot import Sysroot, sysroot
 
 GUEST = Path(__file__).with_name("guest")
@@ -367,6 +368,7 @@ def plugin() -> Path:
     with open(f"{built}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if built.is_file():
+            used(built)
             return built
         staging = built.with_suffix(".new")
         gcc = shutil.which("gcc")

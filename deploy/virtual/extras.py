@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,8 @@ class Extras:
         edit_tree: changes the device tree that the board boots with, in place; called on the host.
         missing: one sentence for everything that could not be provided, with what to type; shown by `up`.
         rails: entries for `rails:` of the board, as in boards.yaml.
+        beside: command of a host process that belongs to the board and lives as long as QEMU does (`beside.py`).
+        overlay: `overlay:` of the board, as in boards.yaml.
     """
 
     modules: Path | None = None
@@ -52,6 +54,8 @@ class Extras:
     edit_tree: Callable[[Node], None] | None = None
     missing: tuple[str, ...] = ()
     rails: tuple[Mapping[str, object], ...] = ()
+    beside: tuple[str, ...] = ()
+    overlay: str | None = None
 
     def digest(self) -> str:
         """SHA-256 over everything that reaches the guest, but for the device tree, which is in the boot files."""
@@ -64,8 +68,19 @@ class Extras:
         return sha.hexdigest()
 
 
-def collect(kind: Kind, image: Image) -> Extras:
+def collect(kind: Kind, image: Image, note: Callable[[str], None]) -> Extras:
     """The extras of a board of `kind` on `image`.  Called at every `up`, so it must be quick once all is cached."""
-    from deploy.virtual import sensors
+    from deploy.virtual import sensors, window
 
-    return sensors.extras(kind, image)
+    found = sensors.extras(kind, image, note)
+    if kind.machine != "xilinx-zynq-a9":
+        return found
+    logic = window.extras(note)
+    return replace(
+        found,
+        files={**found.files, **logic.files},
+        start=(*found.start, *logic.start),
+        missing=(*found.missing, *logic.missing),
+        beside=logic.beside,
+        overlay=logic.overlay,
+    )

@@ -25,6 +25,7 @@ from deploy.errors import VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import initramfs, packages
 from deploy.virtual import kernel as kernels
+from deploy.virtual.cache import used
 from deploy.virtual.extras import File
 
 RECIPE = 1  # part of the image's name; raise it when this file changes what is made
@@ -114,7 +115,9 @@ def ensure(arch: str, note: Note) -> Image:
     with held(folder.with_suffix(".lock")):
         if folder.is_dir():
             try:
-                return read(folder, arch)
+                found = read(folder, arch)
+                used(folder)
+                return found
             except (OSError, ValueError, KeyError) as error:
                 note(f"the image is damaged ({error}): making it anew")
                 shutil.rmtree(folder, ignore_errors=True)

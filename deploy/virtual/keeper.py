@@ -1,10 +1,10 @@
 """
 The process that a virtual board belongs to: it starts QEMU, watches it, and does what `control` asks for.
 
-Who owns what: the keeper is the only parent of QEMU and of the board's two lines, and all three die with it, whatever
-kills it (the kernel sends QEMU SIGKILL; the lines see the end of their input).  While the board starts, the keeper
-itself ends as soon as whoever started it does, by the end of a pipe: only once `up` has said "adopt" is it a daemon.
-It holds a lock on the board's folder as long as it lives.
+Who owns what: the keeper is the only parent of QEMU, of what plays a part of the board beside it, and of the board's
+two lines, and all die with it, whatever kills it (the kernel sends SIGKILL; the lines see the end of their input).
+While the board starts, the keeper itself ends as soon as whoever started it does, by the end of a pipe: only once `up`
+has said "adopt" is it a daemon.  It holds a lock on the board's folder as long as it lives.
 
     python -m deploy.virtual.keeper FOLDER
 
@@ -30,12 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import VirtualError
+from deploy.virtual import memory
+from deploy.virtual.beside import Beside
+from deploy.virtual.guest_port import Guest
 from deploy.virtual.qmp import Qmp
 
 READY = b"BOARD-READY"
 CLEAN = "clean"  # the snapshot that `reset` goes back to
 BOOT_S = 180.0  # on a machine that has much else to do
-CONTROL_S = 20.0
 FULL = "/home/.full"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,59 +45,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Abandoned(Exception):
     """Whoever started the board is gone."""
-
-
-class Guest:
-    """The control port: runs a shell command as root, while the guest has its senses."""
-
-    def __init__(self, line: socket.socket) -> None:
-        self._line = line
-        self._rest = b""
-
-    def run(self, command: str, timeout_s: float = CONTROL_S) -> str:
-        """
-        What the command said.
-
-        Raises:
-            VirtualError: it failed, or the guest does not answer.
-        """
-        self._drop()
-        self._line.settimeout(timeout_s)
-        try:
-            self._line.sendall(command.replace("\n", ";").encode() + b"\n")
-            said, status = self._answer(time.monotonic() + timeout_s)
-        except OSError:
-            raise VirtualError(f"the board does not answer within {timeout_s:.0f} s") from None
-        if status:
-            raise VirtualError(f"the board refuses: {said.splitlines()[-1] if said else f'exit status {status}'}")
-        return said
-
-    def tell(self, command: str) -> None:
-        """Without waiting for an answer."""
-        self._line.sendall(command.encode() + b"\n")
-
-    def _answer(self, until: float) -> tuple[str, int]:
-        while True:
-            said, mark, rest = self._rest.partition(b"\n\x01")
-            status, end, rest = rest.partition(b"\n")
-            if mark and end:
-                self._rest = rest
-                return said.decode("utf-8", "replace").strip(), int(status)
-            self._line.settimeout(max(0.01, until - time.monotonic()))
-            more = self._line.recv(65536)
-            if not more:
-                raise OSError
-            self._rest += more
-
-    def _drop(self) -> None:
-        """Answers to what nobody waited for."""
-        self._rest = b""
-        self._line.setblocking(False)
-        try:
-            while self._line.recv(65536):
-                pass
-        except OSError:
-            pass
 
 
 class Keeper:
@@ -117,6 +66,7 @@ class Keeper:
         self._pidfd = -1
         self._qmp: Qmp | None = None
         self._guest: Guest | None = None
+        self._beside: Beside | None = None
 
     # Starting
 
@@ -152,7 +102,7 @@ class Keeper:
         numbers |= {name: line.fileno() for name, line in theirs.items()}
         words = [_filled(word, numbers) for word in self.board["command"]]
         if snapshot:
-            words += ["-loadvm", snapshot]
+            words += ["-loadvm", snapshot, "-S"]
         with open("qemu.log", "ab") as log:
             self._qemu = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=list(numbers.values()),
@@ -167,13 +117,20 @@ class Keeper:
             self._qemu.wait(10)
             raise VirtualError(self._why_ended()) from None
         self._guest = Guest(ours["control"])
-        if not snapshot:
+        if self.board.get("beside"):
+            self._beside = Beside(self.board["beside"], _die_with(os.getpid()))
+        if snapshot:
+            self._go_on()
+        else:
             self._wait_ready(log_at)
         self._settle()
         self.state = "running"
 
     def _settle(self) -> None:
-        """What a board that was just booted, or taken from a snapshot, does not know: the time, and who it is."""
+        """
+        What a board that was just booted, or taken from a snapshot, does not know: the time, and who it is.  What is
+        beside it begins anew, too: a snapshot has put older bytes into the memory that they share.
+        """
         assert self._guest and self._qmp
         name, number = self.board["name"], self.board["serial_number"]
         node = "/sys/firmware/devicetree/base/serial-number"
@@ -185,6 +142,8 @@ class Keeper:
             BOOT_S,
         )
         self._qmp.run("set-action", reboot="reset")
+        if self._beside:
+            self._beside.reset(self._qmp)
 
     def _wait_ready(self, log_at: int) -> None:
         deadline = time.monotonic() + BOOT_S
@@ -212,13 +171,8 @@ class Keeper:
 
     # Serving
 
-    def serve(self) -> None:
+    def serve(self, listener: socket.socket) -> None:
         """Until the board is taken down."""
-        listener = socket.socket(socket.AF_UNIX)
-        Path("keeper").unlink(missing_ok=True)
-        listener.bind("keeper")
-        os.chmod("keeper", 0o600)
-        listener.listen(8)
         while True:
             watched = [listener.fileno()] + ([self._pidfd] if self._qemu else [])
             readable, _, _ = select.select(watched, [], [])
@@ -288,7 +242,16 @@ class Keeper:
         """Make this moment the one that `reset` goes back to."""
         self._run("sync")
         assert self._qmp
+        self._qmp.run("stop")
         self._qmp.monitor(f"savevm {CLEAN}")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """After a snapshot was written or read; until here nothing runs."""
+        assert self._qmp
+        if memory.FILE.exists():
+            memory.trim(memory.FILE)
+        self._qmp.run("cont")
 
     def _needs(self, *states: str) -> None:
         if self.state not in states:
@@ -319,8 +282,9 @@ class Keeper:
     def _reset(self) -> None:
         if self.state in ("running", "hung"):
             assert self._qmp
+            self._qmp.run("stop")
             self._qmp.monitor(f"loadvm {CLEAN}")
-            self._qmp.run("cont")
+            self._go_on()
             self._qmp.run("set_link", name="net", up=True)
             self._settle()
             self.state = "running"
@@ -360,7 +324,9 @@ class Keeper:
         os.close(self._pidfd)
         if self._qmp:
             self._qmp.close()
-        self._qemu = self._qmp = self._guest = None
+        if self._beside:
+            self._beside.close()
+        self._qemu = self._qmp = self._guest = self._beside = None
 
     # Ending
 
@@ -384,6 +350,15 @@ def write(board: dict[str, Any]) -> None:
     staging = Path(f".board.{os.getpid()}")
     staging.write_text(json.dumps(board, indent=1) + "\n")
     staging.replace("board.json")
+
+
+def _listening() -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    Path("keeper").unlink(missing_ok=True)
+    listener.bind("keeper")
+    os.chmod("keeper", 0o600)
+    listener.listen(8)
+    return listener
 
 
 def _words(starter: int) -> Iterator[str]:
@@ -476,10 +451,11 @@ def main() -> int:
             keeper.do(word, None)
             tell(done=word)
         keeper.adopted()
+        listener = _listening()  # before anybody is told, who may ask at once
         tell(adopted=True)
         told.close()
         os.close(starter)
-        keeper.serve()
+        keeper.serve(listener)
     except Abandoned:
         pass
     except VirtualError as error:

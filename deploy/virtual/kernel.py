@@ -18,6 +18,7 @@ from pathlib import Path
 from deploy.errors import VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import packages
+from deploy.virtual.cache import used
 
 RECIPE = 1
 SOURCE = "linux-source-6.1"
@@ -70,6 +71,7 @@ def ensure(note: Note) -> Kernel:
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
                 made = _build(Path(scratch), note)
                 made.rename(folder)
+        used(folder)
     return Kernel(folder)
 
 

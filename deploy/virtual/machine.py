@@ -15,16 +15,17 @@ from pathlib import Path
 
 from deploy.errors import ToolMissing, VirtualError
 from deploy.paths import cache_dir
-from deploy.virtual import fdt, initramfs, packages
+from deploy.virtual import fdt, initramfs, memory, packages
 from deploy.virtual.extras import Extras, File
 from deploy.virtual.image import Image, held
 from deploy.virtual.kinds import Kind
 
-RECIPE = 3  # part of a warm snapshot's name; raise it when the machine changes
+RECIPES = {"virt": 3, "xilinx-zynq-a9": 4}  # part of a warm snapshot's name; raise it when the machine changes
 OLDEST_QEMU = (7, 0)
 DISK_MIB = 2048  # mostly /home; a sparse file, and a power of two, as cards are
 ROOT_MIB = 256  # of a card
-ZYNQ_WINDOW = 0x4000_0000  # where Zynq has the first port to its programmable logic
+# A Zynq's DRAM, and from 0x4000_0000 on what stands for the programmable logic's registers.
+ZYNQ_MIB = 1025
 CONTROL_ADDRESS = ("10.0.2.100", 4242)  # in the guest's network, where a machine has no control port
 _PROGRAMS = {"arm64": "qemu-system-aarch64", "armhf": "qemu-system-arm"}
 
@@ -157,9 +158,8 @@ def command(kind: Kind, image: Image, cores: int, memory_mib: int, port: int) ->
     append = f"console={consoles(kind)[0]} loglevel=4 panic=1"
     disk = "file=data.qcow2,format=qcow2,discard=unmap"
     if kind.machine == "xilinx-zynq-a9":
-        # Memory is a file that other programs may map: from ZYNQ_WINDOW on it is the programmable logic's registers.
-        words += ["-M", "xilinx-zynq-a9,memory-backend=ram", "-smp", str(cores), "-m", "2G"]
-        words += ["-object", "memory-backend-file,id=ram,size=2G,mem-path=memory,share=on"]
+        words += ["-M", "xilinx-zynq-a9,memory-backend=ram", "-smp", str(cores), "-m", f"{ZYNQ_MIB}M"]
+        words += ["-object", f"memory-backend-file,id=ram,size={ZYNQ_MIB}M,mem-path={memory.FILE},share=on"]
         words += ["-qtest", "unix:qtest,server=on,wait=off", "-qtest-log", "none"]
         words += ["-append", f"{append} mem={memory_mib}M maxcpus={cores} uio_pdrv_genirq.of_id=generic-uio"]
         words += ["-serial", "chardev:uart", "-drive", f"if=sd,{disk}"]

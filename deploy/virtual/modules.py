@@ -20,6 +20,7 @@ from pathlib import Path
 from deploy.errors import VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import packages
+from deploy.virtual.cache import used
 from deploy.virtual.image import Image, held
 
 RECIPE = 1  # part of the modules' name in the cache; raise it when this file changes what is made
@@ -60,6 +61,7 @@ def build(image: Image, note: Callable[[str], None]) -> Path:
     built = cache_dir() / "virtual" / "modules" / f"{image.kernel_release}-{key}"
     with held(built.with_name(f"{built.name}.lock")):
         if built.is_dir():
+            used(built)
             return built
         prefix, package = _CROSS[image.arch][1:]
         packages.need(f"{prefix}gcc", package)

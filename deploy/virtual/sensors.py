@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from deploy.errors import VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import modules, packages
+from deploy.virtual.cache import used
 from deploy.virtual.fdt import Node
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def build_power(arch: str) -> Path:
     key = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     built = cache_dir() / "virtual" / f"power-{arch}-{key}"
     if built.is_file():
+        used(built)
         return built
     compiler = packages.need(f"{prefix}gcc", package)
     built.parent.mkdir(parents=True, exist_ok=True)

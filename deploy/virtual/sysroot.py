@@ -20,6 +20,7 @@ from pathlib import Path
 from deploy import runtime
 from deploy.paths import cache_dir
 from deploy.virtual import packages
+from deploy.virtual.cache import used
 
 PACKAGES = {
     "aarch64": ("arm64", ["python3.11-minimal", "libpython3.11-stdlib", "libstdc++6"]),
@@ -87,6 +88,7 @@ def sysroot(machine: str, prepare: Callable[[Sysroot], None]) -> Sysroot:
                 staging.replace(place)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+    used(place)
     return Sysroot(machine, place)
 
 

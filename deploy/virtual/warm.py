@@ -16,6 +16,7 @@ from pathlib import Path
 from deploy.errors import DeployError, TransportError, VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import machine
+from deploy.virtual.cache import used
 from deploy.virtual.extras import Extras
 from deploy.virtual.image import Image, held
 from deploy.virtual.kinds import Kind
@@ -38,13 +39,14 @@ def ensure(
     from deploy import runtime
 
     parts = [
-        machine.RECIPE, kind.name, cores or kind.cores, memory_mib or kind.memory_mib, image.key, extras.digest(),
-        machine.qemu(kind.arch).version, machine.host_key(), runtime.LOCK.read_text(),
+        machine.RECIPES[kind.machine], kind.name, cores or kind.cores, memory_mib or kind.memory_mib, image.key,
+        extras.digest(), machine.qemu(kind.arch).version, machine.host_key(), runtime.LOCK.read_text(),
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     disk = cache_dir() / "virtual" / "warm" / f"{kind.name}-{key}.qcow2"
     with held(disk.with_suffix(".lock")):
         if _is_whole(disk):
+            used(disk)
             return disk
         if disk.exists():
             note("the warm snapshot is damaged: making it anew")

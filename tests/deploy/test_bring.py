@@ -102,6 +102,28 @@ def test_without_the_base_the_model_goes_whole(
     assert "digits/2" == pushed.release
 
 
+def test_a_board_that_decodes_more_slowly_than_the_line_sends_gets_the_model_whole(
+    session: Session, digits: Bundle, retrained: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 bits a second: some minutes for a model that goes in a blink."""
+    push(session, digits)
+    request = session.request
+
+    def slow(op: str, *arguments: object, **header: object) -> object:
+        reply = request(op, *arguments, **header)  # type: ignore[arg-type]
+        if "decoder_bits_per_s" in reply.header:
+            assert reply.header["decoder_bits_per_s"] > 1000
+            reply.header["decoder_bits_per_s"] = 1000.0
+        return reply
+
+    monkeypatch.setattr(session, "request", slow)
+
+    pushed = push(session, retrained)
+
+    assert pushed.delta_base is None
+    assert len(retrained.model) + golden_bytes(retrained) == pushed.sent_bytes
+
+
 def test_a_board_that_knows_nothing_of_what_the_host_remembers_gets_the_model_whole(
     open_session: Open, local: Board, private_home: Path, digits: Bundle, retrained: Bundle
 ) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import mmap
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -21,7 +23,7 @@ from deploy import boards
 from deploy.cli import cli, execute
 from deploy.errors import ConfigError, ToolMissing, UnknownBoard, UsageError, VirtualError
 from deploy.power import switch
-from deploy.virtual import control, fdt, image, initramfs, machine, packages
+from deploy.virtual import control, fdt, image, initramfs, machine, memory, packages
 from deploy.virtual.extras import Extras, File
 from deploy.virtual.image import Image
 from deploy.virtual.kinds import KINDS, find
@@ -35,7 +37,7 @@ Bring = Callable[..., control.Starting]
 # Processes: a stand-in for QEMU, and the real keeper, lines and command line
 
 
-def describe(name: str, fault: str = "-") -> Place:
+def describe(name: str, fault: str = "-", beside: Sequence[str] = ()) -> Place:
     """A board's folder, ready for its keeper."""
     place = Place(name)
     place.folder.mkdir(parents=True)
@@ -44,7 +46,7 @@ def describe(name: str, fault: str = "-") -> Place:
     described = {
         "name": name, "kind": "pi4", "virtual": "fake", "cores": 2, "memory_mib": 256, "port": 2222,
         "serial_number": "1000", "command": words, "snapshot": None, "save": False, "up": False,
-        "line": {"baud": 0, "latency_s": 0, "errors": 0, "seed": 0},
+        "beside": list(beside), "line": {"baud": 0, "latency_s": 0, "errors": 0, "seed": 0},
         "entries": {name: {"kind": "raspberry-pi", "virtual": "fake", "transport": ssh}},
     }  # fmt: skip
     place.described.write_text(json.dumps(described))
@@ -90,7 +92,7 @@ def family(place: Place) -> list[psutil.Process]:
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     return [] == [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -163,6 +165,43 @@ def test_with_a_killed_keeper_everything_of_its_board_dies(bring: Callable[..., 
     assert ["local"] == [board.name for board in boards.load()]
     with pytest.raises(VirtualError, match="its keeper is gone, and QEMU with it"):
         control.ask("pi4", "hang")
+
+
+BESIDE = """
+import sys
+for line in sys.stdin:
+    with open("resets", "a") as told:
+        told.write(line)
+    print("ready", flush=True)
+"""
+
+
+def test_what_plays_a_part_of_a_board_is_reset_with_it_and_ends_when_it_is_off(private_home: Path) -> None:
+    place = describe("pynq", beside=[sys.executable, "-S", "-c", BESIDE])
+    with control.start_keeper(place) as board:
+        board.adopt()
+    try:
+        assert 5 == len(family(place))
+        control.ask("pynq", "reset")
+        assert ["reset /machine/unattached/device[3]"] * 2 == (place.folder / "resets").read_text().splitlines()
+        control.ask("pynq", "power-cut")
+        assert 3 == len(family(place))
+        control.ask("pynq", "power-on")
+        processes = family(place)
+        assert 5 == len(processes)
+        processes[0].kill()
+        assert all_gone(processes)
+    finally:
+        control.down("pynq")
+
+
+def test_a_board_whose_part_does_not_start_does_not_come_up_and_says_why() -> None:
+    place = describe("pynq", beside=[sys.executable, "-S", "-c", "raise SystemExit('no model')"])
+
+    with pytest.raises(VirtualError, match="the accelerator's window does not open: no model"):
+        control.start_keeper(place)
+
+    assert not place.folder.exists()
 
 
 def test_a_board_that_dies_says_why_with_the_end_of_its_console(bring: Callable[..., Host]) -> None:
@@ -428,6 +467,22 @@ def test_extras_travel_with_the_board_and_name_its_snapshot(tmp_path: Path) -> N
     assert plain.digest() != rich.digest() != Extras(tmp_path, {"/etc/x": File(b"z")}, ("modprobe stub",)).digest()
     for name in (b"seed/tree/etc/x", b"seed/start/00", b"seed/tree/usr/lib/modules/6.1/extra/stub.ko", b"NAME=desk\n"):
         assert name in packed
+
+
+def test_trimming_a_memory_keeps_every_byte_that_was_written(tmp_path: Path) -> None:
+    """Some by a mapping alone, as QEMU writes, and some beside pages that were only read."""
+    path, size, page = tmp_path / "memory", 8 << 20, 4096
+    with path.open("wb") as file:
+        file.truncate(size)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as mapped:
+        assert not any(mapped[::page]), "every page was read"
+        written = [0, 5 * page + 1, 6 * page, size // 2, size - 1]
+        for at in written:
+            mapped[at] = 7
+        memory.trim(path)
+        memory.trim(path)
+        assert written == np.flatnonzero(np.frombuffer(mapped[:], np.uint8)).tolist()
+    assert written == np.flatnonzero(np.fromfile(path, np.uint8)).tolist()
 
 
 # The line

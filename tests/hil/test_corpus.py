@@ -34,11 +34,24 @@ SCRIPT = """printf '#!/bin/sh\\nKERNELS_FORCE=reference exec python3 "$@"\\n' > 
 
 
 @contextmanager
-def conversation(board: Board) -> Iterator[Session]:
+def conversation(board: Board, mode: str = "auto") -> Iterator[Session]:
     with connect(board, Path("unused")) as session:
         runtime.ensure(session)
-        kernels.ensure(session, "auto")
+        kernels.ensure(session, mode)
         yield session
+
+
+def told_apart(
+    session: Session, files: dict[str, bytes]
+) -> tuple[dict[str, tuple[tuple[dict[str, Any], ...], list[Array]]], dict[str, str]]:
+    """Of those that answer, the decisions and answers; of those that do not, the reason."""
+    answered, refused = {}, {}
+    for name, file in files.items():
+        try:
+            answered[name] = answers(session, file, name)
+        except (ModelRefused, RunnerKilled) as error:
+            refused[name] = str(error)
+    return answered, refused
 
 
 def answers(session: Session, file: bytes, name: str) -> tuple[tuple[dict[str, Any], ...], list[Array]]:
@@ -64,13 +77,10 @@ def test_every_real_model_that_the_runtime_accepts_answers_as_the_plain_kernels_
         assert isinstance(board.transport, SshTransport)
         forced = FORCED.format(board.transport.user)
         control.ask(kind, "run", SCRIPT.format(forced))
-        fast, refused = {}, {}
         with conversation(board) as session:
-            for name, file in files.items():
-                try:
-                    fast[name] = answers(session, file, name)
-                except (ModelRefused, RunnerKilled) as error:
-                    refused[name] = str(error)
+            fast, refused = told_apart(session, files)
+        with conversation(board, "off") as session:
+            _, stock_refused = told_apart(session, {name: files[name] for name in refused})
         claimed = {name: sum(node["claimed"] for node in nodes) for name, (nodes, _) in fast.items()}
         with conversation(board.model_copy(update={"python": forced})) as session:
             for name in (name for name, count in claimed.items() if count):
@@ -84,5 +94,7 @@ def test_every_real_model_that_the_runtime_accepts_answers_as_the_plain_kernels_
         models = [name for name, count in claimed.items() if count]
         print(f"\n{kind}: {len(fast)} models, {sum(claimed.values())} nodes of {len(models)} by our kernels")
         print("".join(f"  refused: {name}: {why}\n" for name, why in refused.items()), end="")
-    assert set() == set(refused)
+    assert stock_refused == refused, "the board's runtime alone takes them"
+    # The runtime there is for 32-bit Arm with VFPv4, and a Cortex-A9 has VFPv3: most float models end with SIGILL.
+    assert kind == "pynq-z2" or {} == refused
     assert any(claimed.values())
