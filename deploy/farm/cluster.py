@@ -36,7 +36,7 @@ SILENT_S = 10.0  # a gateway that was not heard of for so long gets no more work
 OPEN_S = 60.0  # for the first gateway to say what it has
 SHORT_S = 10.0  # for whatever should take no time
 ANSWER_S = 2.0  # for what somebody looks at
-TURN_S = 10.0  # a turn should take so long, if there are cells for it: carrying it costs both sides some milliseconds
+TURN_S = 30.0  # a turn should take so long, if there are cells for it: a board stands still between two of them
 
 
 class Cluster:

@@ -183,7 +183,9 @@ def reach(where: str, folder: Path, role: str) -> None:
             context.wrap_socket(plain) as line,
         ):
             if not line.recv(1):  # a refusal comes after the handshake; a scheduler speaks first
-                raise FarmError(f"the scheduler at {where} hung up", "is it one of `deploy farm serve`?")
+                raise ssl.SSLEOFError
+    except ssl.SSLEOFError:
+        raise FarmError(f"the scheduler at {where} hung up", "is it one of `deploy farm serve`?") from None
     except ssl.SSLCertVerificationError as error:
         raise FarmError(
             f"the scheduler at {where} shows a certificate that {folder / 'ca.pem'} does not vouch for: "

@@ -129,7 +129,9 @@ class RunWriter:
             return
         status = "complete" if reason is None else "incomplete"
         self._record.update(status=status, reason=reason, arrays=arrays)
-        self._write_record(self._record)
+        # Python's fast encoder knows no indent: a line for each key is what a person can still read.
+        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in self._record.items())
+        self._write_record("{\n" + ",\n".join(lines) + "\n}\n")
         for name, entry in arrays.items():
             if entry["file"] != f"{name}.bin":
                 (self._folder / f"{name}.bin").unlink()  # only now: until then the record named it
@@ -152,13 +154,12 @@ class RunWriter:
     def _write_unfinished(self) -> None:
         """So that a run whose host dies can be told from one that never was, and what had arrived can be read."""
         arrays = {n: {"file": f"{n}.bin", "dtype": dtype, "unit": unit} for n, (_, dtype, unit) in self._files.items()}
-        self._write_record({**self._record, "status": "incomplete", "reason": "the host ended", "arrays": arrays})
+        unfinished = {**self._record, "status": "incomplete", "reason": "the host ended", "arrays": arrays}
+        self._write_record(json.dumps(unfinished))
 
-    def _write_record(self, record: Mapping[str, Any]) -> None:
+    def _write_record(self, text: str) -> None:
         staging = self._folder / ".record.json"
-        # Python's fast encoder knows no indent: a line for each key is what a person can still read.
-        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
-        staging.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        staging.write_text(text)
         os.replace(staging, self._folder / "record.json")
 
 
