@@ -180,7 +180,7 @@ def _threads(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _runtime(record: Mapping[str, Any]) -> tuple[Any, ...]:
     kernels = record.get("kernels") or {}
-    return record.get("runtime"), kernels.get("mode", "off"), kernels.get("sha256")
+    return record.get("runtime"), kernels.get("mode", "off"), kernels.get("library")
 
 
 def _timing(record: Mapping[str, Any]) -> str:

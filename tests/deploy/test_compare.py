@@ -11,6 +11,7 @@ import pytest
 from scipy import stats as oracle
 
 from deploy.errors import StoreError
+from deploy.kernels import Kernels
 from deploy.results.compare import ALIKE, Effect, are_paired, effect, energy_effects, latency_effect, unlike
 from deploy.results.gate import Check, check, check_energy, check_verdict, junit, outcome
 from deploy.results.store import Run, Store
@@ -108,7 +109,7 @@ RECORD = {
     "state_before": {"governors": ["performance"], "cpu_max_khz": [1800000]},
     "plan": {"threads": 1, "pin": None, "rate": None},
     "runtime": "ai-edge-litert 2.3.0",
-    "kernels": {"mode": "off", "sha256": None},
+    "kernels": vars(Kernels()),
     "energy": [ENERGY],
 }
 
@@ -125,7 +126,8 @@ RECORD = {
         ({"plan": {"threads": 1, "pin": [2]}}, ["threads"]),
         ({"plan": {"threads": 1, "rate": 10.0}}, ["schedules"]),
         ({"runtime": "tflite-runtime 2.14.0"}, ["runtimes"]),
-        ({"kernels": {"mode": "auto", "sha256": "ab"}}, ["runtimes"]),
+        ({"kernels": vars(Kernels("auto", library="ab"))}, ["runtimes"]),
+        ({"kernels": vars(Kernels(library="cd"))}, ["runtimes"]),
         ({"energy": [{**ENERGY, "scope": "wall-ac"}]}, ["scopes"]),
         ({"energy": []}, []),
         ({"accelerator": {"why": None, "simulated": {"source": "simulated:x", "clock_hz": 100_000_000}}}, ["times"]),
