@@ -236,13 +236,7 @@ void direct_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int32
     }
   }
 
-  TileArgs args;
-  memset(&args, 0, sizeof args);
-  args.output_zero_point = run.output_zero_point;
-  args.clamp_min = run.clamp_min;
-  args.clamp_max = run.clamp_max;
-  args.single_rounding = run.single_rounding;
-  args.out_stride = static_cast<size_t>(s.out_c);
+  TileArgs args = tile_args(plan, run);
   const size_t row_step = static_cast<size_t>(s.stride_h / plan.every_y) * plan.image_w * plan.pixel_bytes;
   const size_t column_step = static_cast<size_t>(s.stride_w / plan.every_x) * plan.pixel_bytes;
   const bool masked = variant.family == DEPLOY_FAMILY_BINARY;

@@ -30,6 +30,17 @@ struct DirectRun {
   int8_t* output;
 };
 
+/// What every tile of a run is told alike; the rest is zero.
+inline TileArgs tile_args(const DirectPlan& plan, const DirectRun& run) {
+  TileArgs args = {};
+  args.output_zero_point = run.output_zero_point;
+  args.clamp_min = run.clamp_min;
+  args.clamp_max = run.clamp_max;
+  args.single_rounding = run.single_rounding;
+  args.out_stride = static_cast<size_t>(plan.shape.out_c);
+  return args;
+}
+
 /// Plans a layer for a direct variant and fills `tap_offset`, which has kernel_h x kernel_w entries.  Returns null, or
 /// the reason why the layer does not fit.
 const char* direct_plan(const DeployConvShape& shape, const Variant& variant, DirectPlan* plan, int32_t* tap_offset);

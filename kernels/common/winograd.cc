@@ -197,13 +197,7 @@ void winograd_run(const DirectPlan& plan, const DirectRun& run, size_t unit, int
   const size_t groups = static_cast<size_t>(s.groups), out_c = static_cast<size_t>(s.out_c) / groups;
   const size_t panels = panels_of(plan), channels = round_up(plan.channels, variant.kr);
   memset(at.pad, run.input_zero_point, plan.channels);
-  TileArgs args;
-  memset(&args, 0, sizeof args);
-  args.output_zero_point = run.output_zero_point;
-  args.clamp_min = run.clamp_min;
-  args.clamp_max = run.clamp_max;
-  args.single_rounding = run.single_rounding;
-  args.out_stride = static_cast<size_t>(s.out_c);
+  TileArgs args = tile_args(plan, run);
   for (size_t group = 0; group < groups; ++group) {
     for (size_t i = 0; i < count; ++i) {
       const size_t tile = first + i, row = tile / tiles.across;
