@@ -279,7 +279,7 @@ def test_a_weight_beyond_its_grid_is_led_back_and_no_further_away(upstream: floa
 
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        values = on_grid(weights, tf.zeros(1), -1.0, 1.0, 1.0, 1.0)
+        values = on_grid(weights, tf.zeros(1), -1.0, 1.0, 1.0, back=True)
     slopes = tape.gradient(values, weights, output_gradients=tf.fill((3, 1), upstream))
 
     assert [-1, 0, 1] == np.asarray(values).reshape(-1).tolist()
