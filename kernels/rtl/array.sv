@@ -26,91 +26,123 @@ module array #(
   localparam int PAIRS = CHANNELS / 2;
   localparam int K = 4;
   localparam int GAP = 17;
-  localparam int P_BITS = 36;
 
   // Two weights in one operand, for each pair of channels and each of the four products.
-  logic signed [24:0] packed_weights[0:PAIRS-1][0:K-1][0:K-1];  // [pair][product][delay]
-  logic signed [7:0] lower_values[0:PIXELS-1][0:K-1][0:K-1];
-  logic signed [7:0] upper_values[0:PIXELS-1][0:K-1][0:K-1];
-
+  logic [PAIRS*K*25-1:0] packed_weights;  // [pair][product], as late as the cascade wants them
   for (genvar c = 0; c < PAIRS; c++) begin : g_weight
     for (genvar k = 0; k < K; k++) begin : g_k
       logic signed [7:0] even, odd;
+      logic signed [24:0] late[0:K-1];
       assign even = weights[(2*c*K+k)*8+:8];
       assign odd  = weights[((2*c+1)*K+k)*8+:8];
-      always_ff @(posedge clock) packed_weights[c][k][0] <= binary ? '0 : (25'(odd) <<< GAP) + 25'(even);
+      always_ff @(posedge clock) late[0] <= binary ? '0 : (25'(odd) <<< GAP) + 25'(even);
       for (genvar d = 1; d <= k; d++) begin : g_delay
-        always_ff @(posedge clock) packed_weights[c][k][d] <= packed_weights[c][k][d-1];
+        always_ff @(posedge clock) late[d] <= late[d-1];
       end
+      assign packed_weights[(c*K+k)*25+:25] = late[k];
     end
   end
 
-  for (genvar p = 0; p < PIXELS; p++) begin : g_value
-    for (genvar k = 0; k < K; k++) begin : g_k
-      always_ff @(posedge clock) begin
-        lower_values[p][k][0] <= lower[(p*K+k)*8+:8];
-        upper_values[p][k][0] <= upper[(p*K+k)*8+:8];
-      end
-      for (genvar d = 1; d <= k; d++) begin : g_delay
-        always_ff @(posedge clock) begin
-          lower_values[p][k][d] <= lower_values[p][k][d-1];
-          upper_values[p][k][d] <= upper_values[p][k][d-1];
-        end
-      end
-    end
-  end
-
-  logic [PIXELS*32-1:0] bits_1, bits_2;
   logic [CHANNELS*32-1:0] bit_weights_1, bit_weights_2;
-  logic [PIXELS-1:0] present_1, present_2, present_3, present_4;
-  always_ff @(posedge clock) begin
-    if (binary) begin
-      {bits_2, bits_1} <= {bits_1, lower};
-      {bit_weights_2, bit_weights_1} <= {bit_weights_1, weights};
+  always_ff @(posedge clock) if (binary) {bit_weights_2, bit_weights_1} <= {bit_weights_1, weights};
+
+  for (genvar p = 0; p < PIXELS; p++) begin : g_position
+    position #(
+        .CHANNELS(CHANNELS),
+        .SUM_BITS(SUM_BITS),
+        .GAP(GAP)
+    ) lane (
+        .clock(clock), .lower(lower[p*32+:32]), .upper(upper[p*32+:32]), .present(present[p]), .packed_weights,
+        .bit_weights(bit_weights_2), .binary(binary), .add(add), .restart(restart), .maximum(maximum),
+        .sums(sums[p*CHANNELS*SUM_BITS+:CHANNELS*SUM_BITS])
+    );
+  end
+endmodule
+
+// One position: its CHANNELS sums.
+module position #(
+    parameter int CHANNELS = 8,
+    parameter int SUM_BITS = 25,
+    parameter int GAP = 17
+) (
+    input  logic                         clock,
+    input  logic [                 31:0] lower,
+    input  logic [                 31:0] upper,
+    input  logic                         present,
+    input  logic [CHANNELS/2*4*25-1:0]   packed_weights,  // product k is 1 + k cycles behind `lower` and `upper`
+    input  logic [      CHANNELS*32-1:0] bit_weights,     // 2 cycles behind them
+    input  logic                         binary,
+    input  logic                         add,
+    input  logic                         restart,
+    input  logic                         maximum,
+    output logic [CHANNELS*SUM_BITS-1:0] sums
+);
+  localparam int PAIRS = CHANNELS / 2;
+  localparam int K = 4;
+  localparam int P_BITS = 36;
+
+  logic signed [7:0] lower_values[0:K-1][0:K-1];  // [product][delay]
+  logic signed [7:0] upper_values[0:K-1][0:K-1];
+  for (genvar k = 0; k < K; k++) begin : g_value
+    always_ff @(posedge clock) begin
+      lower_values[k][0] <= lower[k*8+:8];
+      upper_values[k][0] <= upper[k*8+:8];
     end
+    for (genvar d = 1; d <= k; d++) begin : g_delay
+      always_ff @(posedge clock) begin
+        lower_values[k][d] <= lower_values[k][d-1];
+        upper_values[k][d] <= upper_values[k][d-1];
+      end
+    end
+  end
+
+  logic [31:0] bits_1, bits_2;
+  logic present_1, present_2, present_3, present_4;
+  always_ff @(posedge clock) begin
+    if (binary) {bits_2, bits_1} <= {bits_1, lower};
     {present_4, present_3, present_2, present_1} <= {present_3, present_2, present_1, present};
   end
 
-  for (genvar p = 0; p < PIXELS; p++) begin : g_pixel
-    logic signed [6:0] agreements[0:CHANNELS-1];
-    for (genvar c = 0; c < CHANNELS; c++) begin : g_channel
-      agreement channel (
-          .clock(clock), .enable(binary), .a(bits_2[p*32+:32]), .b(bit_weights_2[c*32+:32]), .counts(present_4[p]),
-          .value(agreements[c])
-      );
-    end
-    for (genvar c = 0; c < PAIRS; c++) begin : g_pair
-      logic signed [P_BITS-1:0] cascade[0:K-1];
-      for (genvar k = 0; k < K; k++) begin : g_k
-        logic signed [7:0] value;
-        assign value = c < PAIRS / 2 ? lower_values[p][k][k] : upper_values[p][k][k];
-        logic signed [P_BITS-1:0] product;
-        assign product = packed_weights[c][k][k] * value;
-        if (k == 0) begin : g_first
-          always_ff @(posedge clock) cascade[k] <= product;
-        end else begin : g_next
-          always_ff @(posedge clock) cascade[k] <= cascade[k-1] + product;
-        end
+  logic signed [6:0] agreements[0:CHANNELS-1];
+  for (genvar c = 0; c < CHANNELS; c++) begin : g_channel
+    agreement channel (
+        .clock(clock), .enable(binary), .a(bits_2), .b(bit_weights[c*32+:32]), .counts(present_4), .value(agreements[c])
+    );
+  end
+
+  for (genvar c = 0; c < PAIRS; c++) begin : g_pair
+    logic signed [P_BITS-1:0] cascade[0:K-1];
+    for (genvar k = 0; k < K; k++) begin : g_k
+      logic signed [7:0] value;
+      assign value = c < PAIRS / 2 ? lower_values[k][k] : upper_values[k][k];
+      logic signed [24:0] two;
+      assign two = packed_weights[(c*K+k)*25+:25];
+      logic signed [P_BITS-1:0] product;
+      assign product = two * value;
+      if (k == 0) begin : g_first
+        always_ff @(posedge clock) cascade[k] <= product;
+      end else begin : g_next
+        always_ff @(posedge clock) cascade[k] <= cascade[k-1] + product;
       end
-      // A negative lower sum has borrowed one from the upper.  One of product and agreement is always 0.
-      logic signed [SUM_BITS-1:0] even_product, odd_product, even, odd;
-      assign even_product = SUM_BITS'($signed(cascade[K-1][GAP-1:0]));
-      assign odd_product = SUM_BITS'($signed(cascade[K-1][P_BITS-1:GAP])) + SUM_BITS'(cascade[K-1][GAP-1]);
-      assign even = even_product | SUM_BITS'(agreements[2*c]);
-      assign odd = odd_product | SUM_BITS'(agreements[2*c+1]);
-      accumulator #(
-          .BITS(SUM_BITS)
-      ) even_sum (
-          .clock(clock), .add(add), .restart(restart), .maximum(maximum), .value(even),
-          .sum(sums[(p*CHANNELS+2*c)*SUM_BITS+:SUM_BITS])
-      );
-      accumulator #(
-          .BITS(SUM_BITS)
-      ) odd_sum (
-          .clock(clock), .add(add), .restart(restart), .maximum(maximum), .value(odd),
-          .sum(sums[(p*CHANNELS+2*c+1)*SUM_BITS+:SUM_BITS])
-      );
     end
+    // A negative lower sum has borrowed one from the upper.  One of product and agreement is always 0.
+    logic signed [SUM_BITS-1:0] even_product, odd_product, even, odd;
+    assign even_product = SUM_BITS'($signed(cascade[K-1][GAP-1:0]));
+    assign odd_product = SUM_BITS'($signed(cascade[K-1][P_BITS-1:GAP])) + SUM_BITS'(cascade[K-1][GAP-1]);
+    assign even = even_product | SUM_BITS'(agreements[2*c]);
+    assign odd = odd_product | SUM_BITS'(agreements[2*c+1]);
+    accumulator #(
+        .BITS(SUM_BITS)
+    ) even_sum (
+        .clock(clock), .add(add), .restart(restart), .maximum(maximum), .value(even),
+        .sum(sums[2*c*SUM_BITS+:SUM_BITS])
+    );
+    accumulator #(
+        .BITS(SUM_BITS)
+    ) odd_sum (
+        .clock(clock), .add(add), .restart(restart), .maximum(maximum), .value(odd),
+        .sum(sums[(2*c+1)*SUM_BITS+:SUM_BITS])
+    );
   end
 endmodule
 

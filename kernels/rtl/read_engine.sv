@@ -38,7 +38,7 @@ module read_engine #(
     output logic [ ROW_BITS-1:0] row,
     output logic [         63:0] data
 );
-  isa::move_t queue[0:3];
+  logic [$bits(move)-1:0] queue[0:3];  // bits: of an array of structures Yosys 0.70 makes a single one
   logic [2:0] count;
   logic [1:0] head, tail;
   assign full = count == 3'd4;

@@ -37,8 +37,10 @@ from deploy.errors import BuildError
 
 __all__ = ["Progress", "Trained", "kinds_of", "restructured", "train"]
 
-RATES = {"float": 1e-3, "w8": 1e-3, "w4": 1e-3, "w2": 2e-3, "ternary": 2e-3, "binary": 3e-3}
-"""The highest learning rate by the weights that most layers have, for Adam; README.md says what was tried."""
+RATE = 1e-3
+ROUNDING_RATE = 3e-4
+BINARY_RATE = 3e-3
+"""The highest learning rates, for Adam; README.md says what was tried."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,10 @@ def train(
     kinds = kinds_of(graph, recipe)
     network = _network(_settled(graph, ready, recipe), recipe, kinds, ready)
     zeros = recipe.pruning(channel=False)
-    weights = max(kinds.values(), key=list(kinds.values()).count, default="float")
     settings = Settings(
         epochs=recipe.epochs,
         batch=recipe.batch,
-        rate=recipe.rate or RATES[weights],
+        rate=recipe.rate or _rate(graph, recipe, kinds),
         optimizer=optimizer,
         seed=recipe.seed,
         augment=recipe.augment,
@@ -121,6 +122,24 @@ def deterministic(seed: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
+    """Low where training makes up for rounding alone: with large steps the weights would lose what they know."""
+    if "binary" in kinds.values():
+        return BINARY_RATE
+    changed = recipe.prune or (_restructured(recipe) and not recipe.pretrain)
+    return RATE if recipe.is_float or changed or _fresh(graph) else ROUNDING_RATE
+
+
+def _restructured(recipe: Recipe) -> bool:
+    return bool(recipe.structured("width") or recipe.structured("separable"))
+
+
+def _fresh(graph: Graph) -> bool:
+    """Whether a normalization was never trained, and so none of the weights."""
+    norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
+    return any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
 
 
 def kinds_of(graph: Graph, recipe: Recipe) -> dict[str, str]:
@@ -152,12 +171,10 @@ def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
     The graph with normalizations that fit its layers, where they do not: in a model that was never trained, or whose
     structure is new.  Ranges that calibration finds would mean nothing otherwise.
     """
-    norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
-    fresh = any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
-    if not fresh and not (recipe.structured("width") or recipe.structured("separable")):
+    if not _fresh(graph) and not _restructured(recipe):
         return graph
     network = Network(graph, {})
-    settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed, augment=False))
+    settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed))
     return network.trained()
 
 

