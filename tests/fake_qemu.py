@@ -1,6 +1,6 @@
 """
 What the keeper of a virtual board needs of QEMU, without a machine: QMP, a console that says it is ready, and a control
-port that answers.  ``fake_qemu.py QMP CONSOLE UART CONTROL FAULT [-loadvm NAME]``, all but the last descriptors.
+port that answers.  ``fake_qemu.py QMP CONSOLE UART CONTROL FAULT [-S]``, all but the last descriptors.
 
 Faults: ``panic`` (the guest's kernel panics while it boots), ``never`` (it is never ready), ``port`` (the port is
 taken), ``dies`` (it ends some time after it was ready).
@@ -34,7 +34,7 @@ def main() -> int:
     if fault == "panic":
         say("Kernel panic - not syncing: no root\x1b[31m")
         return 0
-    if "-loadvm" not in sys.argv and fault != "never":
+    if "-S" not in sys.argv and fault != "never":
         say("BOARD-READY 1.0")
     watch = selectors.DefaultSelector()
     for line in (qmp, control):

@@ -109,7 +109,8 @@ def _removed(path: Path, what: str, dry: bool) -> list[Unneeded]:
         gone = Unneeded(what, str(path), _size(path))
         if not dry:
             _remove(path)
-            path.with_suffix(".json").unlink(missing_ok=True)  # a snapshot's digest
+            for suffix in (".json", ".memory"):  # a snapshot's digest, and what lies beside its disk
+                path.with_suffix(suffix).unlink(missing_ok=True)
     return [gone]
 
 

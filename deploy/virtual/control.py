@@ -264,9 +264,9 @@ def _furnish(place: Place, kind: Kind, image: Image, extras: Extras, options: Op
     tree = machine.device_tree(kind, image, cores, memory_mib, described["serial_number"], extras)
     (place.folder / "tree.dtb").write_bytes(tree)
     if snapshot is None:
-        machine.make_disk(kind, image, place.folder / "data.qcow2")
+        machine.make_disk(kind, image, place.folder / warm.DISK)
     else:
-        warm.copy(snapshot, place.folder / "data.qcow2")
+        warm.copy(snapshot, place.folder)
     place.known_hosts.write_text(f"[127.0.0.1]:{described['port']} {machine.host_key()}\n")
     place.described.write_text(json.dumps(described))
 

@@ -102,7 +102,7 @@ class Keeper:
         numbers |= {name: line.fileno() for name, line in theirs.items()}
         words = [_filled(word, numbers) for word in self.board["command"]]
         if snapshot:
-            words += ["-loadvm", snapshot, "-S"]
+            words += ["-S"]
         with open("qemu.log", "ab") as log:
             self._qemu = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=list(numbers.values()),
@@ -119,8 +119,10 @@ class Keeper:
         self._guest = Guest(ours["control"])
         if self.board.get("beside"):
             self._beside = Beside(self.board["beside"], _die_with(os.getpid()))
+        if memory.FILE.exists():
+            memory.leave_alone(self._qmp)
         if snapshot:
-            self._go_on()
+            self._load(snapshot)
         else:
             self._wait_ready(log_at)
         self._settle()
@@ -244,13 +246,16 @@ class Keeper:
         assert self._qmp
         self._qmp.run("stop")
         self._qmp.monitor(f"savevm {CLEAN}")
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """After a snapshot was written or read; until here nothing runs."""
-        assert self._qmp
         if memory.FILE.exists():
-            memory.trim(memory.FILE)
+            memory.save()
+        self._qmp.run("cont")
+
+    def _load(self, snapshot: str) -> None:
+        """Go back to that moment, from a machine that is stopped."""
+        assert self._qmp
+        self._qmp.monitor(f"loadvm {snapshot}")
+        if memory.FILE.exists():  # only now: QEMU resets the machine first, which puts the kernel into it anew
+            memory.restore()
         self._qmp.run("cont")
 
     def _needs(self, *states: str) -> None:
@@ -280,11 +285,14 @@ class Keeper:
             line.stdin.flush()
 
     def _reset(self) -> None:
+        if memory.FILE.exists():
+            # The control port is a connection in QEMU's own network here, and of such ones it keeps the old beside that
+            # of the snapshot: whoever has said anything since is heard no more.
+            self._cut()
         if self.state in ("running", "hung"):
             assert self._qmp
             self._qmp.run("stop")
-            self._qmp.monitor(f"loadvm {CLEAN}")
-            self._go_on()
+            self._load(CLEAN)
             self._qmp.run("set_link", name="net", up=True)
             self._settle()
             self.state = "running"

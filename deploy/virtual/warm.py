@@ -2,7 +2,7 @@
 Warm snapshots: the disk of a board that has booted and got numpy and LiteRT, with the memory of that moment inside.
 
 One for each kind, image and set of extras, made when it is first wanted, kept in the cache, copied for every board:
-QEMU finds a snapshot only in the very disk, and not behind an overlay.
+QEMU finds a snapshot only in the very disk, and not behind an overlay.  A Zynq's memory lies beside it (`memory`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 
 from deploy.errors import DeployError, TransportError, VirtualError
 from deploy.paths import cache_dir
-from deploy.virtual import machine
+from deploy.virtual import machine, memory
 from deploy.virtual.cache import used
 from deploy.virtual.extras import Extras
 from deploy.virtual.image import Image, held
 from deploy.virtual.kinds import Kind
 
+DISK = "data.qcow2"  # in a board's folder
 ATTEMPTS = 3
 KEPT = 3  # of a kind
 
@@ -58,13 +59,20 @@ def ensure(
     return disk
 
 
-def copy(disk: Path, to: Path) -> None:
+def copy(disk: Path, folder: Path) -> None:
     """
-    Copy the warm disk, sharing its blocks where the file system can.
+    Copy the warm disk, and the memory beside it, into a board's folder.
 
     Raises:
-        VirtualError: the disk is full.
+        VirtualError: there is no room for it.
     """
+    _copy(disk, folder / DISK)
+    if _memory(disk).exists():
+        _copy(_memory(disk), folder / memory.CLEAN)
+
+
+def _copy(disk: Path, to: Path) -> None:
+    """Sharing blocks where the file system can."""
     try:
         with disk.open("rb") as source, to.open("wb") as out:
             left = os.fstat(source.fileno()).st_size
@@ -101,9 +109,11 @@ def _make(
         board.ask("save")
         board.ask("power-cut")
         disk.parent.mkdir(parents=True, exist_ok=True)
+        if (board.place.folder / memory.CLEAN).exists():
+            _copy(board.place.folder / memory.CLEAN, _memory(disk))
         staging = disk.with_name(f".{disk.name}.{os.getpid()}")
-        copy(board.place.folder / "data.qcow2", staging)
-        _seal(staging, disk)
+        _copy(board.place.folder / DISK, staging)
+        _sum(disk).write_text(json.dumps({"sha256": _digest(staging, _memory(disk))}))
         staging.replace(disk)
     _prune(disk.parent, kind)
 
@@ -112,24 +122,31 @@ def _prune(folder: Path, kind: Kind) -> None:
     """Every change of an image or of extras leaves a snapshot behind that nothing starts from any more."""
     disks = sorted(folder.glob(f"{kind.name}-*.qcow2"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in disks[KEPT:]:
-        old.unlink(missing_ok=True)
-        _sum(old).unlink(missing_ok=True)
-
-
-def _seal(staging: Path, disk: Path) -> None:
-    from deploy.virtual.image import digest
-
-    _sum(disk).write_text(json.dumps({"sha256": digest(staging)}))
+        for path in (old, *_beside(old)):
+            path.unlink(missing_ok=True)
 
 
 def _is_whole(disk: Path) -> bool:
-    from deploy.virtual.image import digest
-
     try:
-        return bool(json.loads(_sum(disk).read_text())["sha256"] == digest(disk))
+        return bool(json.loads(_sum(disk).read_text())["sha256"] == _digest(disk, _memory(disk)))
     except (OSError, ValueError, KeyError):
         return False
 
 
+def _digest(disk: Path, kept: Path) -> str:
+    from deploy.virtual.image import digest
+
+    return digest(disk) + (digest(kept) if kept.exists() else "")
+
+
+def _beside(disk: Path) -> list[Path]:
+    """What belongs to a warm disk and is of no use without it."""
+    return [_sum(disk), _memory(disk)]
+
+
 def _sum(disk: Path) -> Path:
     return disk.with_suffix(".json")
+
+
+def _memory(disk: Path) -> Path:
+    return disk.with_suffix(".memory")

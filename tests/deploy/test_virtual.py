@@ -469,20 +469,24 @@ def test_extras_travel_with_the_board_and_name_its_snapshot(tmp_path: Path) -> N
         assert name in packed
 
 
-def test_trimming_a_memory_keeps_every_byte_that_was_written(tmp_path: Path) -> None:
-    """Some by a mapping alone, as QEMU writes, and some beside pages that were only read."""
-    path, size, page = tmp_path / "memory", 8 << 20, 4096
-    with path.open("wb") as file:
+def test_a_memory_becomes_again_what_it_was_for_those_who_map_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = 8 << 20
+    with memory.FILE.open("wb") as file:
         file.truncate(size)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as mapped:
-        assert not any(mapped[::page]), "every page was read"
-        written = [0, 5 * page + 1, 6 * page, size // 2, size - 1]
+    with memory.FILE.open("r+b") as file, mmap.mmap(file.fileno(), size) as mapped:
+        written = [0, 5 * 4096 + 1, size // 2, size - 1]
         for at in written:
             mapped[at] = 7
-        memory.trim(path)
-        memory.trim(path)
-        assert written == np.flatnonzero(np.frombuffer(mapped[:], np.uint8)).tolist()
-    assert written == np.flatnonzero(np.fromfile(path, np.uint8)).tolist()
+        memory.save()
+        mapped[written[1]] = mapped[size // 3] = 9
+        memory.restore()
+
+        assert written == np.flatnonzero(np.frombuffer(mapped[:], np.uint8) == 7).tolist()
+        assert 0 == mapped[size // 3]
+        assert memory.CLEAN.stat().st_size < size / 10, "zeros are not kept"
 
 
 # The line

