@@ -14,6 +14,7 @@ one JSON line each, answered by one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -36,6 +37,7 @@ from deploy.virtual.guest_port import Guest
 from deploy.virtual.qmp import Qmp
 
 READY = b"BOARD-READY"
+KNOCKS, KNOCK_S = 2, 0.02
 CLEAN = "clean"  # the snapshot that `reset` goes back to
 BOOT_S = 180.0  # on a machine that has much else to do
 FULL = "/home/.full"
@@ -257,6 +259,18 @@ class Keeper:
         if memory.FILE.exists():  # only now: QEMU resets the machine first, which puts the kernel into it anew
             memory.restore()
         self._qmp.run("cont")
+        if memory.FILE.exists():
+            self._knock()
+
+    def _knock(self) -> None:
+        """
+        Let QEMU's network ask again where the guest is: its first question, when the guest has just come back, is not
+        heard, and the next one for the same packet would come two seconds later.
+        """
+        for _ in range(KNOCKS):
+            time.sleep(KNOCK_S)
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.board["port"]), 1):
+                pass
 
     def _needs(self, *states: str) -> None:
         if self.state not in states:
