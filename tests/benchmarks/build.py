@@ -63,7 +63,7 @@ ROWS = {
     "int8": Row("int8, post-training", "int8", FLOAT - 0.003, size=1.0),
     "w4a8-ptq": Row("w4a8, post-training", "w4a8", FLOAT - 0.02, size=0.62),
     "w4a8": Row("w4a8, trained", "w4a8+distill+epochs:4", FLOAT - 0.005, size=0.62),
-    "w2a8": Row("w2a8, trained", "w2a8+distill+epochs:10", FLOAT - 0.025, size=0.45),
+    "w2a8": Row("w2a8, trained", "w2a8+distill+epochs:5", FLOAT - 0.025, size=0.45),
     "ternary": Row("ternary, trained", "ternary+distill+epochs:10", FLOAT - 0.025, size=0.45),
     "tile": Row("int8, 75 % tile zeros", "int8+tile:0.75+distill+epochs:20", FLOAT - 0.02, pushed=0.4),
     "w4a8-tile": Row("w4a8, 50 % tile zeros", "w4a8+tile:0.5+distill+epochs:15", FLOAT - 0.015),
