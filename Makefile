@@ -37,7 +37,7 @@ test: check
 test-long: $(READY)
 	@$(PY) -m pytest -n 2 -m "long and not qemu"
 
-# The real models of the corpus on each kind take half an hour more: HIL=qemu.
+# What is marked long, such as the corpus on each kind, comes with HIL=qemu.
 HIL ?= qemu and not long
 test-hil: $(READY)
 	@DEPLOY_HIL=1 $(PY) -m pytest -n 2 --dist loadgroup -m "$(HIL)"

@@ -106,11 +106,13 @@ def _removed(path: Path, what: str, dry: bool) -> list[Unneeded]:
     with _free(path) as free:
         if not free or not path.exists():
             return []
-        gone = Unneeded(what, str(path), _size(path))
+        # Of a snapshot: its digest, and the memory that lies beside its disk.
+        beside = [file for file in (path.with_suffix(".json"), path.with_suffix(".memory")) if file.exists()]
+        gone = Unneeded(what, str(path), sum(map(_size, [path, *beside])))
         if not dry:
             _remove(path)
-            for suffix in (".json", ".memory"):  # a snapshot's digest, and what lies beside its disk
-                path.with_suffix(suffix).unlink(missing_ok=True)
+            for file in beside:
+                file.unlink(missing_ok=True)
     return [gone]
 
 

@@ -247,10 +247,11 @@ class Keeper:
         self._run("sync")
         assert self._qmp
         self._qmp.run("stop")
-        self._qmp.monitor(f"savevm {CLEAN}")
-        if memory.FILE.exists():
-            memory.save()
-        self._qmp.run("cont")
+        try:
+            with memory.saved() if memory.FILE.exists() else contextlib.nullcontext():
+                self._qmp.monitor(f"savevm {CLEAN}")
+        finally:
+            self._qmp.run("cont")
 
     def _load(self, snapshot: str) -> None:
         """Go back to that moment, from a machine that is stopped."""

@@ -8,7 +8,10 @@ it.  So it is told to leave shared memory alone, and what is not zero is kept in
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.errors import VirtualError
@@ -27,21 +30,42 @@ def leave_alone(qmp: Qmp) -> None:
     qmp.run("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
 
 
-def save() -> None:
-    """Keep the memory as it is in `CLEAN`.  Nobody may write to it meanwhile."""
+@contextmanager
+def saved() -> Iterator[None]:
+    """
+    Keep the memory as it is in `CLEAN`, if the body, which writes the rest of the snapshot, ends well.  Nobody may
+    write to the memory meanwhile.
+
+    Raises:
+        VirtualError: the disk is full, or fails.
+    """
     staging = CLEAN.with_suffix(".new")
-    with FILE.open("rb") as memory, staging.open("wb") as kept:
+    try:
+        with _told(), staging.open("wb") as kept:
+            for number, block in _blocks():
+                kept.write(number.to_bytes(8, "little") + block)
+        yield
+        with _told():
+            staging.replace(CLEAN)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _blocks() -> Iterator[tuple[int, bytes]]:
+    """Those that are not zero, with their numbers."""
+    with FILE.open("rb") as memory:
         fd, end, at = memory.fileno(), os.fstat(memory.fileno()).st_size, 0
         while at < end:
             try:
                 at = os.lseek(fd, at, os.SEEK_DATA) // _BLOCK * _BLOCK
-            except OSError:
-                break  # a hole to the end
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a hole to the end
+                    raise
+                return
             block = os.pread(fd, _BLOCK, at)
             if block != _ZEROS[: len(block)]:
-                kept.write((at // _BLOCK).to_bytes(8, "little") + block)
+                yield at // _BLOCK, block
             at += _BLOCK
-    staging.replace(CLEAN)
 
 
 def restore() -> None:
@@ -49,12 +73,21 @@ def restore() -> None:
     Make the memory what it is in `CLEAN`; whoever maps it sees that.
 
     Raises:
-        VirtualError: the file system cannot.
+        VirtualError: there is none, the disk is full, or the file system cannot.
     """
-    with FILE.open("rb+") as memory, CLEAN.open("rb") as kept:
-        fd = memory.fileno()
-        size = ctypes.c_int64(os.fstat(fd).st_size)
-        if _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(0), size):
-            raise VirtualError(f"{FILE.absolute()}: {os.strerror(ctypes.get_errno())}")
+    with _told(), FILE.open("rb+", buffering=0) as memory, CLEAN.open("rb") as kept:
+        size = ctypes.c_int64(os.fstat(memory.fileno()).st_size)
+        if _libc.fallocate(memory.fileno(), _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(0), size):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         while number := kept.read(8):
-            os.pwrite(fd, kept.read(_BLOCK), int.from_bytes(number, "little") * _BLOCK)
+            block = kept.read(_BLOCK)
+            if os.pwrite(memory.fileno(), block, int.from_bytes(number, "little") * _BLOCK) < len(block):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VirtualError(f"{FILE.absolute()}: {error.strerror}") from None

@@ -109,11 +109,14 @@ def _make(
         board.ask("save")
         board.ask("power-cut")
         disk.parent.mkdir(parents=True, exist_ok=True)
-        if (board.place.folder / memory.CLEAN).exists():
-            _copy(board.place.folder / memory.CLEAN, _memory(disk))
         staging = disk.with_name(f".{disk.name}.{os.getpid()}")
+        kept = disk.with_name(f".{disk.name}.memory.{os.getpid()}")
         _copy(board.place.folder / DISK, staging)
-        _sum(disk).write_text(json.dumps({"sha256": _digest(staging, _memory(disk))}))
+        if (board.place.folder / memory.CLEAN).exists():
+            _copy(board.place.folder / memory.CLEAN, kept)
+        _sum(disk).write_text(json.dumps({"sha256": _digest(staging, kept)}))
+        if kept.exists():
+            kept.replace(_memory(disk))
         staging.replace(disk)
     _prune(disk.parent, kind)
 

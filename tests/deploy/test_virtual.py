@@ -480,13 +480,41 @@ def test_a_memory_becomes_again_what_it_was_for_those_who_map_it(
         written = [0, 5 * 4096 + 1, size // 2, size - 1]
         for at in written:
             mapped[at] = 7
-        memory.save()
+        with memory.saved():
+            pass
         mapped[written[1]] = mapped[size // 3] = 9
         memory.restore()
 
         assert written == np.flatnonzero(np.frombuffer(mapped[:], np.uint8) == 7).tolist()
         assert 0 == mapped[size // 3]
         assert memory.CLEAN.stat().st_size < size / 10, "zeros are not kept"
+
+
+def test_a_snapshot_that_is_not_written_leaves_the_memory_of_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory.FILE.write_bytes(b"then")
+    with memory.saved():
+        pass
+    memory.FILE.write_bytes(b"now!")
+
+    with pytest.raises(VirtualError, match="no room"), memory.saved():
+        raise VirtualError("no room")
+    memory.restore()
+
+    assert b"then" == memory.FILE.read_bytes()
+    assert ["memory", "memory.clean"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_memory_without_its_snapshot_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory.FILE.write_bytes(b"now!")
+
+    with pytest.raises(VirtualError, match="memory: No such file"):
+        memory.restore()
+
+    assert b"now!" == memory.FILE.read_bytes()
 
 
 # The line

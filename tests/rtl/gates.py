@@ -84,7 +84,8 @@ def _synthesised(files: Iterable[str], top: str, then: str, folder: Path) -> Cou
     """
     gates.v of these files of kernels/rtl, with models of all cells in cells.v; and the cells of all instances.
 
-    Modules stay apart: each is mapped once, and a DSP does not take in what lies outside (README.md of kernels/rtl).
+    Modules stay apart: each is mapped once, and a DSP does not take in what lies outside, which Yosys 0.70 gets wrong
+    where one position of the array is flat (it is right without DSPs).
     """
     for file in files:
         (folder / f"{file}.sv").write_text((sources() / "rtl" / f"{file}.sv").read_text())
