@@ -109,7 +109,7 @@ def train(
     )
     loss = distilled(_teacher(teacher, network), recipe.temperature, recipe.balance)
     trainer = Trainer(network, ready, settings, loss)
-    mark = _fingerprint(graph, recipe, ready, optimizer, teacher)
+    mark = _fingerprint(graph, recipe, ready, f"{optimizer} {settings.rate}", teacher)
     history = trainer.run(tested, folder, mark, resume, report)
     quantized = None if recipe.is_float else network.export()
     return Trained(network.trained(), quantized, history, history[-1].get("test_accuracy"))
@@ -126,7 +126,7 @@ def deterministic(seed: int) -> None:
 
 def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
     """Low where training makes up for rounding alone: with large steps the weights would lose what they know."""
-    if "binary" in kinds.values():
+    if max(kinds.values(), key=list(kinds.values()).count, default="") == "binary":
         return BINARY_RATE
     changed = recipe.prune or (_restructured(recipe) and not recipe.pretrain)
     return RATE if recipe.is_float or changed or _fresh(graph) else ROUNDING_RATE
@@ -137,7 +137,7 @@ def _restructured(recipe: Recipe) -> bool:
 
 
 def _fresh(graph: Graph) -> bool:
-    """Whether a normalization was never trained, and so none of the weights."""
+    """Whether a normalization was never trained, and so none of the weights; without one nobody can tell."""
     norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
     return any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
 
@@ -229,8 +229,8 @@ def _teacher(model: Any, network: Network) -> Any:
     return lambda x: teacher.values(x)[teacher.logits]
 
 
-def _fingerprint(graph: Graph, recipe: Recipe, ready: sample_sets.Samples, optimizer: str, teacher: Any) -> str:
-    sha = hashlib.sha256(f"{recipe.text} {optimizer} {ready.scale} {ready.offset}\n".encode())
+def _fingerprint(graph: Graph, recipe: Recipe, ready: sample_sets.Samples, how: str, teacher: Any) -> str:
+    sha = hashlib.sha256(f"{recipe.text} {how} {ready.scale} {ready.offset}\n".encode())
     sources = [graph] if teacher is None else [graph, teacher if isinstance(teacher, Graph) else from_keras(teacher)]
     for source in sources:
         for node in source:

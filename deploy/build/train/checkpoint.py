@@ -1,7 +1,7 @@
 """
 The state of training after an epoch, in a file that is whole or not there.
 
-Format 1: an .npz with ``v<i>`` for each variable, in order, and ``meta``, JSON: format, fingerprint, epoch, history.
+Format 2: an .npz with ``v<i>`` for each variable, in order, and ``meta``, JSON: format, fingerprint, epoch, history.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from deploy.build.train.layers import array
 from deploy.errors import BuildError
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint.npz"
 
 

@@ -176,8 +176,8 @@ class Weighted(keras.layers.Layer):  # type: ignore[misc]
     Convolution, depthwise convolution or dense layer with its batch normalization: weights are rounded *before* the
     normalization, which is then folded into scale and bias exactly.
 
-    While it is `live` the normalization uses each batch's own mean and variance; later, and whenever nothing is
-    trained, it uses the running ones, and the bias is rounded to what the file will hold.
+    While it is `live` the normalization uses each batch's own mean and variance; otherwise the running ones, and the
+    bias is rounded to what the file will hold.
     """
 
     def __init__(self, node: Node, kind: str, **kwargs: Any) -> None:

@@ -126,12 +126,13 @@ class Trainer:
             self._phase(epoch * self.steps, restored=True)
             history.append(self._epoch(epoch, report))
             epoch += 1
+            if epoch == self.settings.epochs:
+                self._phase(self.total)
             settle(self.network, self.samples, self.settings)
             if test is not None:
                 history[-1]["test_accuracy"] = accuracy(self.network, test)
             if folder is not None:
                 checkpoint.save(folder, variables, fingerprint, epoch, history)
-        self._phase(self.total)
         return history
 
     def _epoch(self, epoch: int, report: Report | None) -> dict[str, Any]:
@@ -213,8 +214,8 @@ def settle(network: Network, samples: Samples, settings: Settings) -> None:
     Give the normalizations the statistics of the weights as they are now.
 
     Running means lag behind weights that are trained, and with few bits that counts: a ternary ResNet-8 answered 80 %
-    of the test images right by running means, and 83 % by these.  They are means over `SETTLING_BATCHES` batches of
-    samples as they are, without augmentation.
+    of the test images right by running means, and 83 % by these.  They are means over at most `SETTLING_BATCHES`
+    batches of samples as they are, without augmentation.
     """
     run = tf.function(lambda x: network.values(x, live=True)[network.logits], autograph=False)
     batches = samples.shuffled(settings.batch, settings.seed, settings.epochs)
