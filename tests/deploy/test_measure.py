@@ -486,7 +486,8 @@ def test_a_host_that_is_slow_to_listen_neither_slows_the_run_nor_loses_anything(
     assert events["live"] < events["all"] and 0 == events["lost"]
     assert reply["invocations"] == measured.latency.n == len(stored.array("latency_ns.1"))
     window_ns = reply["window_ns"][1] - reply["window_ns"][0]
-    assert 900_000_000 <= window_ns < 1_500_000_000  # it did not wait for the sleeper, but the wall clock may be slewed
+    # It did not wait for the sleeper.  The window ends with the last invocation, which may be before the second does.
+    assert 900_000_000 <= window_ns < 1_500_000_000
 
 
 # Turns
