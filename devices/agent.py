@@ -916,8 +916,8 @@ class Agent:
             job.spool.close()
         self._turn.give_back()
         self._send(kind, header, payload)
-        if job.spool and kind is Kind.ERROR and not self._gone:
-            job.spool.drop()  # the host has every event, and the error
+        if job.spool and kind is Kind.ERROR and (not self._gone or header.get("code") == errors.CANCELLED):
+            job.spool.drop()  # the host has every event, and the error; or it has called it off and left
 
     def _emit(self, header: dict[str, Any], payload: bytes = b"") -> None:
         """An event; of the job that runs, with its tags and into its spool, or of a subscription."""

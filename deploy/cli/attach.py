@@ -24,7 +24,9 @@ from deploy.cli.measure import show
 @common.json_option
 @click.pass_obj
 def command(boards_file: str | None, board_name: str, only_list: bool, as_json: bool) -> None:
+    from deploy.errors import BoardError
     from deploy.measure import attach, spools
+    from devices.protocol import errors as codes
 
     registry = common.registry(boards_file)
     with common.session_with(registry, registry[board_name]) as session:
@@ -39,13 +41,18 @@ def command(boards_file: str | None, board_name: str, only_list: bool, as_json: 
                 common.show(f"{row['spool']}  {row['bundle']}  {common.size(row['bytes'])}  {state}")
         attached = []
         for spool in [] if only_list else waiting:
-            with Live(f"{spool['request']['run']['bundle']['name']} on {board_name}") as live:
-                run, measured = attach(session, spool, common.store_of(registry), live.update)
+            try:
+                with Live(f"{spool['request']['run']['bundle']['name']} on {board_name}") as live:
+                    run, measured = attach(session, spool, common.store_of(registry), live.update)
+            except BoardError as error:
+                if error.code not in (codes.CANCELLED, codes.NOT_FOUND):
+                    raise
+                continue  # its own host, still there, has just called it off
             attached.append({"run": run, "board": board_name, **vars(measured)})
             if not as_json:
                 show(board_name, spool["request"]["run"]["bundle"]["name"], measured)
                 common.show(f"stored: {run}")
         if as_json and not only_list:
             common.show_json(attached)
-    if not waiting and not as_json:
+    if not (waiting if only_list else attached) and not as_json:
         common.show(f"{board_name}: nothing to attach to")

@@ -152,9 +152,9 @@ def test_a_host_that_ends_on_purpose_takes_its_measurement_along(
     measuring.send_signal(how)
     measuring.wait(20)
 
-    code, out, _ = say("attach", "--board", "local")
+    code, out, error = say("attach", "--board", "local")
 
-    assert (0, "local: nothing to attach to\n") == (code, out)
+    assert (0, "local: nothing to attach to\n") == (code, out), error
 
 
 def test_what_waits_on_a_board_can_be_listed(measuring: psutil.Process, say: Said) -> None:
