@@ -329,16 +329,19 @@ def test_a_meter_that_stops_answering_costs_the_energy_and_not_the_latencies(run
 
 def test_a_window_in_which_the_board_throttled_does_not_count(run: Runs, supply: Supply, sysroot: Path) -> None:
     """Of two windows the second; its samples and latencies are kept."""
-    put(sysroot, THROTTLED, "0\n")
 
     def heat(what: str, latencies: Any) -> None:
         if what == "window 2":
             put(sysroot, THROTTLED, "20002\n")
 
     plan = Plan(duration_s=0.02, restarts=1, warmup_max_s=0.1, idle_s=0.3, windows=2, window_s=1.2)
-    _, stored = run(plan, heat)
+    for _ in range(5):
+        put(sysroot, THROTTLED, "0\n")
+        _, stored = run(plan, heat)
+        (entry,) = stored.record["energy"]
+        if not any("window-gap" in reasons for _, reasons in entry["rejected"]):
+            break  # else a busy machine has starved the sampler, which says nothing of throttling
 
-    (entry,) = stored.record["energy"]
     assert (1, [[2, ["window-throttled"]]]) == (entry["windows"], entry["rejected"])
     assert len(stored.array("window_ns.2")) > 0
 
