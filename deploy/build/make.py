@@ -165,7 +165,7 @@ def make(
         return _converted(tf, model, name, recipe, samples, watch, made)
     if name.startswith(zoo.PREFIX):
         distill = recipe.structured("distill")
-        alone = recipe.pretrain and not (recipe.structured("width") or recipe.structured("separable"))
+        alone = recipe.pretrain and not recipe.changes
         if distill and distill.teacher == SELF and not alone:
             raise BuildError(f"recipe {recipe.text}: {name} is not trained, and cannot teach", "`distill:FILE.keras`")
     elif samples.test is not None and samples.test.y is not None and _one_each(model):
@@ -265,8 +265,8 @@ def _train(
     if distill := recipe.structured("distill"):
         own = distill.teacher == SELF
         teacher = made.graph if own else _graph(source.load(tf, distill.teacher, samples.train))
-    if changes := tuple(s for s in recipe.structure if s.kind != "distill"):
-        made.graph = _restructured(made.graph, recipe, samples, structure=changes)
+    if recipe.changes:
+        made.graph = _restructured(made.graph, recipe, samples, structure=recipe.changes)
     if recipe.pretrain:
         same = ("seed", "batch", "augment", "temperature", "balance")
         plain = Recipe("float32", epochs=recipe.pretrain, **{name: getattr(recipe, name) for name in same})

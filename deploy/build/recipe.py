@@ -218,6 +218,11 @@ class Recipe:
     def structured(self, kind: str) -> Structure | None:
         return next((s for s in self.structure if s.kind == kind), None)
 
+    @property
+    def changes(self) -> tuple[Structure, ...]:
+        """The terms that make another graph of the model; a teacher does not."""
+        return tuple(s for s in self.structure if s.kind != "distill")
+
     def check_layers(self, layers: Iterable[str]) -> None:
         """
         Check that ``mixed`` names nothing but `layers`.

@@ -54,6 +54,11 @@ def used(path: Path) -> None:
         pass  # a cache that cannot be written to
 
 
+def beside(disk: Path) -> tuple[Path, Path]:
+    """What belongs to a snapshot's disk, and is of no use without it: its digest, and a Zynq's memory."""
+    return disk.with_suffix(".json"), disk.with_suffix(".memory")
+
+
 def clean(with_packages: bool, dry: bool) -> list[Unneeded]:
     """
     Remove what nothing needs: of each image, snapshot, kernel and so on all but the one used last and what a board
@@ -106,12 +111,11 @@ def _removed(path: Path, what: str, dry: bool) -> list[Unneeded]:
     with _free(path) as free:
         if not free or not path.exists():
             return []
-        # Of a snapshot: its digest, and the memory that lies beside its disk.
-        beside = [file for file in (path.with_suffix(".json"), path.with_suffix(".memory")) if file.exists()]
-        gone = Unneeded(what, str(path), sum(map(_size, [path, *beside])))
+        also = [file for file in beside(path) if file.exists()]
+        gone = Unneeded(what, str(path), sum(map(_size, [path, *also])))
         if not dry:
             _remove(path)
-            for file in beside:
+            for file in also:
                 file.unlink(missing_ok=True)
     return [gone]
 

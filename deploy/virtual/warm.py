@@ -16,9 +16,9 @@ from pathlib import Path
 from deploy.errors import DeployError, TransportError, VirtualError
 from deploy.paths import cache_dir
 from deploy.virtual import machine, memory
-from deploy.virtual.cache import used
+from deploy.virtual.cache import beside, used
 from deploy.virtual.extras import Extras
-from deploy.virtual.image import Image, held
+from deploy.virtual.image import Image, digest, held
 from deploy.virtual.kinds import Kind
 
 DISK = "data.qcow2"  # in a board's folder
@@ -125,7 +125,7 @@ def _prune(folder: Path, kind: Kind) -> None:
     """Every change of an image or of extras leaves a snapshot behind that nothing starts from any more."""
     disks = sorted(folder.glob(f"{kind.name}-*.qcow2"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in disks[KEPT:]:
-        for path in (old, *_beside(old)):
+        for path in (old, *beside(old)):
             path.unlink(missing_ok=True)
 
 
@@ -137,19 +137,12 @@ def _is_whole(disk: Path) -> bool:
 
 
 def _digest(disk: Path, kept: Path) -> str:
-    from deploy.virtual.image import digest
-
     return digest(disk) + (digest(kept) if kept.exists() else "")
 
 
-def _beside(disk: Path) -> list[Path]:
-    """What belongs to a warm disk and is of no use without it."""
-    return [_sum(disk), _memory(disk)]
-
-
 def _sum(disk: Path) -> Path:
-    return disk.with_suffix(".json")
+    return beside(disk)[0]
 
 
 def _memory(disk: Path) -> Path:
-    return disk.with_suffix(".memory")
+    return beside(disk)[1]

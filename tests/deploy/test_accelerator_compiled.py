@@ -78,9 +78,9 @@ def test_a_model_that_keeps_variables_is_not_taken_apart(corpus, tmp_path):
 
 
 def test_the_agent_is_told_of_the_overlay_that_boards_yaml_names():
-    real = Board.model_validate({**SIMULATED, "kind": "pynq", "overlay": "/root/accelerator.bit"})
+    real = Board.model_validate({**SIMULATED, "kind": "pynq", "overlay": "/home/xilinx/accelerator.bit"})
 
-    assert ["--overlay", "/root/accelerator.bit"] == agent_options(real)
+    assert ["--overlay", "/home/xilinx/accelerator.bit"] == agent_options(real)
     assert [] == agent_options(LOCAL)
     overlay, modules = agent_options(Board.model_validate(SIMULATED))[1::2]
     assert Path(overlay).is_file()

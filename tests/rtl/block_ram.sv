@@ -34,7 +34,6 @@ module RAMB36E1 #(
   logic [BYTES-1:0][8:0] given, read;
   logic [BYTES-1:0] write;
   logic [ROW_BITS-1:0] write_row, read_row;
-  logic [71:0] bits;
   if (SIMPLE) begin : g_simple
     assign write = ENBWREN ? WEBWE : 0;
     assign write_row = ADDRBWRADDR[14:6];

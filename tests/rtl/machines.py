@@ -10,10 +10,13 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from deploy.fpga import isa
-from deploy.fpga.compiler import Compiled
+from deploy.fpga.compiler import Compiled, compile_model
 from deploy.fpga.memory import Placed, place
 from deploy.fpga.model import Machine
 from deploy.fpga.simulator import Bus, Register, Simulation
+from tests.rtl.cases import CASES
+
+STALLING = Bus(latency=7, stall=0.3, seed=5)
 
 Values = dict[int, NDArray[np.int8]]
 
@@ -70,6 +73,20 @@ def on_the_rtl(
             assert (0, "") == simulation.violations()
             cycles = cycles or simulation.read(Register.CYCLES)
     return expected, actual, cycles
+
+
+def case_on_the_rtl(name: str, stream: bool, invocations: int = 1) -> tuple[list[Values], list[Values]]:
+    """What the reference kernels and the RTL answer to one of `CASES`, on a bus that stalls."""
+    graph, model = CASES[name]()
+    compiled = compile_model(model, name, stream)
+    expected, actual, _ = on_the_rtl(compiled, reference(model, graph.values()), STALLING, invocations)
+    return expected, actual
+
+
+def network_on_the_rtl(corpus: Path, name: str) -> tuple[list[Values], list[Values], int]:
+    """The same for a model of the corpus, on a bus that does not; and its cycles."""
+    model, values = corpus_model(corpus, name)
+    return on_the_rtl(compile_model(model, name), reference(model, values), Bus())
 
 
 def differences(expected: list[Values], actual: list[Values]) -> list[str]:

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.fpga import simulator
-from deploy.fpga.compiler import compile_model
-from deploy.fpga.simulator import Bus
 from tests.conftest import require_or_skip
 from tests.rtl.cases import CASES
 from tests.rtl.gates import Block, compare, synthesise, whole_core, yosys
-from tests.rtl.machines import corpus_model, differences, on_the_rtl, reference
+from tests.rtl.machines import case_on_the_rtl, differences, network_on_the_rtl
 from tests.rtl.test_compiler import NETWORKS
 
 pytestmark = pytest.mark.long
@@ -88,11 +86,7 @@ def test_the_whole_core_fits_the_chip_with_a_fifth_of_its_logic_to_spare(core):
 @pytest.mark.parametrize("stream", [False, True], ids=["resident", "streamed"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_netlist_of_the_whole_core_equals_the_reference_kernels(name, stream):
-    graph, model = CASES[name]()
-
-    expected, actual, _ = on_the_rtl(
-        compile_model(model, name, stream), reference(model, graph.values()), Bus(latency=7, stall=0.3, seed=5)
-    )
+    expected, actual = case_on_the_rtl(name, stream)
 
     assert [] == differences(expected, actual)
 
@@ -100,10 +94,7 @@ def test_the_netlist_of_the_whole_core_equals_the_reference_kernels(name, stream
 @pytest.mark.usefixtures("core")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_netlist_runs_a_real_network_in_as_many_cycles_as_the_rtl(corpus, name):
-    model, values = corpus_model(corpus, name)
-    compiled = compile_model(model, name)
-
-    expected, actual, taken = on_the_rtl(compiled, reference(model, values), Bus())
+    expected, actual, taken = network_on_the_rtl(corpus, name)
 
     assert [] == differences(expected, actual)
     assert CYCLES[name] == taken

@@ -16,11 +16,17 @@ from deploy.fpga.simulator import Bus, Register, Simulation
 from deploy.kernels import sources
 from tests.rtl.cases import CASES
 from tests.rtl.graphs import Graph, cnv
-from tests.rtl.machines import corpus_model, differences, on_the_rtl, reference
+from tests.rtl.machines import (
+    case_on_the_rtl,
+    corpus_model,
+    differences,
+    network_on_the_rtl,
+    on_the_rtl,
+    reference,
+)
 from tests.rtl.test_compiler import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("rtl")
-STALLING = Bus(latency=7, stall=0.3, seed=5)
 #: Cycles at most for one invocation with the weights on the chip; the bus takes 40 cycles to answer.
 GOALS = dict(zip(NETWORKS, (41_000, 20_000, 150_000, 12_000), strict=True))
 
@@ -28,21 +34,14 @@ GOALS = dict(zip(NETWORKS, (41_000, 20_000, 150_000, 12_000), strict=True))
 @pytest.mark.parametrize("stream", [False, True], ids=["resident", "streamed"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_layer_equals_the_reference_kernels_whatever_the_bus_does(name, stream):
-    graph, model = CASES[name]()
-
-    expected, actual, _ = on_the_rtl(
-        compile_model(model, name, stream), reference(model, graph.values()), STALLING, invocations=2
-    )
+    expected, actual = case_on_the_rtl(name, stream, invocations=2)
 
     assert [] == differences(expected, actual)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_real_network_equals_the_reference_kernels_within_its_cycles(corpus, name):
-    model, values = corpus_model(corpus, name)
-    compiled = compile_model(model, name)
-
-    expected, actual, taken = on_the_rtl(compiled, reference(model, values), Bus())
+    expected, actual, taken = network_on_the_rtl(corpus, name)
 
     assert [] == differences(expected, actual)
     assert taken <= GOALS[name]

@@ -128,12 +128,8 @@ def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
     """Low where training makes up for rounding alone: with large steps the weights would lose what they know."""
     if max(kinds.values(), key=list(kinds.values()).count, default="") == "binary":
         return BINARY_RATE
-    changed = recipe.prune or (_restructured(recipe) and not recipe.pretrain)
+    changed = recipe.prune or (recipe.changes and not recipe.pretrain)
     return RATE if recipe.is_float or changed or _fresh(graph) else ROUNDING_RATE
-
-
-def _restructured(recipe: Recipe) -> bool:
-    return bool(recipe.structured("width") or recipe.structured("separable"))
 
 
 def _fresh(graph: Graph) -> bool:
@@ -171,7 +167,7 @@ def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
     The graph with normalizations that fit its layers, where they do not: in a model that was never trained, or whose
     structure is new.  Ranges that calibration finds would mean nothing otherwise.
     """
-    if not _fresh(graph) and not _restructured(recipe):
+    if not _fresh(graph) and not recipe.changes:
         return graph
     network = Network(graph, {})
     settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed))

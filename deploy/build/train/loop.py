@@ -217,6 +217,8 @@ def settle(network: Network, samples: Samples, settings: Settings) -> None:
     of the test images right by running means, and 83 % by these.  They are means over at most `SETTLING_BATCHES`
     batches of samples as they are, without augmentation.
     """
+    if all(layer.node.norm is None for layer in network.weighted.values()):
+        return
     run = tf.function(lambda x: network.values(x, live=True)[network.logits], autograph=False)
     batches = samples.shuffled(settings.batch, settings.seed, settings.epochs)
     for i, (x, _) in zip(range(SETTLING_BATCHES), batches, strict=False):
