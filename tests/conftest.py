@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 THOROUGH = bool(os.environ.get("DEPLOY_THOROUGH"))  # more points and versions than a quick run of the suite takes
 CORPUS = Path(os.environ.get("DEPLOY_CORPUS", ROOT.parent / "shared" / "corpus"))
+
+# The garbage collector may run a finalizer in the middle of a parser, and Python 3.11 takes no second one there
+# ("AST constructor recursion depth mismatch").  pytest's own hook is a second one: it formats what a finalizer raised,
+# and a traceback parses the lines that it underlines.
+sys.unraisablehook = lambda unraisable: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

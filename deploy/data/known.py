@@ -170,7 +170,7 @@ def _read(name: str) -> Arrays | None:
     from deploy.data.sets import content_digest
 
     try:
-        with np.load(_kept(name), allow_pickle=False) as archive:
+        with _kept(name).open("rb") as file, np.load(file, allow_pickle=False) as archive:  # see `sets.load_arrays`
             arrays = {key: archive[key] for key in archive.files}
     except Exception:  # of a damaged file: whatever zlib, Python's tokenizer or numpy felt like
         return None

@@ -64,10 +64,10 @@ def load_arrays(spec: str) -> dict[str, Array]:
             raise DataError(f"{spec} returned a {type(value).__name__}, not a mapping of arrays")
         return {str(key): np.asarray(array) for key, array in value.items()}
     try:
-        archive = np.load(spec, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{spec}: a single array, not an .npz", "`np.savez(FILE, x=..., y=...)` makes one")
-        with archive:
+        with open(spec, "rb") as file:  # numpy leaves one open that it was given by name and found damaged
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{spec}: a single array, not an .npz", "`np.savez(FILE, x=..., y=...)` makes one")
             arrays = {name: archive[name] for name in archive.files}
     except DataError:
         raise

@@ -59,7 +59,7 @@ def load(folder: Path, variables: Sequence[Any], fingerprint: str) -> tuple[int,
     """
     path = folder / NAME
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             meta = json.loads(archive["meta"].tobytes())
             arrays = [archive[f"v{i}"] for i in range(len(variables))] if meta.get("fingerprint") == fingerprint else []
     except FileNotFoundError:
