@@ -9,15 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import BuildError, one_line
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 from devices.protocol import manifest
 from devices.protocol.accelerated import Entry
 
@@ -117,9 +115,8 @@ def _cached(key: str, suffix: str, make: Callable[[], bytes]) -> bytes:
     made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        staging.write_bytes(hashlib.sha256(made).digest() + made)
-        os.replace(staging, path)
+        with whole(path) as staging:
+            staging.write_bytes(hashlib.sha256(made).digest() + made)
     except OSError:
         pass  # it is made again next time
     return made

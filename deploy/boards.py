@@ -7,7 +7,6 @@ nearest known one, and every error carries file, line and key.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from deploy.errors import ConfigError, UnknownBoard, nearest
 from deploy.paths import boards_file as find_file
-from deploy.paths import state_dir
+from deploy.paths import state_dir, whole
 from deploy.yaml_file import Strict, key_line, read, text_of, unknown_key, validated
 from devices.protocol.signature import SignatureError, decode_key
 
@@ -384,7 +383,6 @@ def add(path: Path, name: str, entry: dict[str, Any]) -> Board:
     yaml.dump(raw, out)
     board = parse(out.getvalue(), path)[name]
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(out.getvalue(), encoding="utf-8")
-    os.replace(staging, path)
+    with whole(path) as staging:
+        staging.write_text(out.getvalue(), encoding="utf-8")
     return board

@@ -8,7 +8,6 @@ goes wrong with a delta, the file itself still goes.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from deploy import delta
 from deploy.bundle import Bundle
 from deploy.errors import BoardError, StaleToken
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 from deploy.session import Progress, Session
 from devices.protocol import manifest
 
@@ -169,9 +168,8 @@ def remember(bundle: Bundle) -> None:
     path = folder / f"{digest}.{bundle.name}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staging = folder / f".{digest}.{os.getpid()}.{threading.get_ident()}"
-        staging.write_bytes(bundle.model)
-        os.replace(staging, path)
+        with whole(path) as staging:
+            staging.write_bytes(bundle.model)
         kept = 0
         for file in sorted(_files(), key=_when, reverse=True):
             kept += file.stat().st_size

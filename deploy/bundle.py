@@ -12,13 +12,13 @@ A bundle is held in memory whole: on the host, a model of 200 MB takes 200 MB.  
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import BundleError
+from deploy.paths import whole
 from devices.protocol import manifest as manifests
 from devices.protocol import signature as signatures
 from devices.protocol.manifest import FileEntry, Manifest
@@ -68,12 +68,10 @@ class Bundle:
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        staging = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            staging.write_bytes(self.packed())
-            os.replace(staging, path)
+            with whole(path) as staging:
+                staging.write_bytes(self.packed())
         except OSError as error:
-            staging.unlink(missing_ok=True)
             raise BundleError(f"{path}: {error.strerror}", path=str(path)) from None
 
 

@@ -3,7 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """
+    A file beside `path` to write to, which takes its place when the block ends and goes when it fails.
+
+    So whoever reads `path` finds what was there before or all that is new, whatever stops the writer.  The file's name
+    begins with a dot, and ends as `path` does: some writers choose the format by it.
+
+    Raises:
+        OSError: the folder is not there or cannot be written to.
+    """
+    staging = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
+    try:
+        yield staging
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def cache_dir() -> Path:

@@ -9,7 +9,6 @@ A Keras model and a recipe in, the bytes of a .tflite out: which part of this ro
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from deploy.build import convert, source
 from deploy.build.recipe import SELF, Recipe
 from deploy.data import Array, Dataset, feed
 from deploy.errors import BadInput, BuildError, DataError
+from deploy.paths import whole
 from devices.protocol.manifest import TensorInfo
 
 if TYPE_CHECKING:
@@ -185,14 +185,11 @@ def make(
     if keep is not None:
         from deploy.build.to_keras import to_keras
 
-        staging = keep.with_name(f".{os.getpid()}.{keep.name}")
         try:
-            to_keras(made.graph).save(staging)
-            os.replace(staging, keep)
+            with whole(keep) as staging:
+                to_keras(made.graph).save(staging)
         except OSError as error:
             raise BuildError(f"{keep}: {error.strerror}") from None
-        finally:
-            staging.unlink(missing_ok=True)
     with made.timed("write"):
         _write(tf, name, recipe, made)
     if made.quantized is not None:

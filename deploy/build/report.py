@@ -7,7 +7,6 @@ As a table for a terminal (`deploy.cli.build` shows it), as JSON, and as a plot.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from deploy.build.make import Made
 from deploy.build.recipe import Recipe
 from deploy.errors import BuildError
 from deploy.model_file import KERNELS, cost, layers
+from deploy.paths import whole
 
 if TYPE_CHECKING:
     from deploy.evaluate import Accuracy
@@ -157,17 +157,14 @@ def save(made: Report, path: Path) -> None:
         BuildError: another suffix, matplotlib is missing, or the file cannot be written.
     """
     check_path(path)
-    staging = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        if path.suffix == ".json":
-            staging.write_text(json.dumps(made.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        else:
-            _plot(made, staging)
-        os.replace(staging, path)
+        with whole(path) as staging:
+            if path.suffix == ".json":
+                staging.write_text(json.dumps(made.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            else:
+                _plot(made, staging)
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}") from None
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def check_path(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import DataError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 
 if TYPE_CHECKING:
     from tarfile import TarFile
@@ -193,10 +192,6 @@ def _fetch(name: str, progress: Progress | None) -> None:
         arrays = known.unpack(archive)
     if content_digest(arrays) != known.sha256:
         raise DataError(f"{name}: {packed} does not hold what it should")
-    staging = _kept(name).with_name(f".{name}.{os.getpid()}.npz")
-    try:
+    with whole(_kept(name)) as staging:
         np.savez(staging, allow_pickle=False, **arrays)
-        os.replace(staging, _kept(name))
-    finally:
-        staging.unlink(missing_ok=True)
     packed.unlink()  # 139 MB that nobody needs twice

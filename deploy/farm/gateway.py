@@ -36,7 +36,7 @@ from deploy.farm.seen import Sightings
 from deploy.farm.serve import check_versions, configure
 from deploy.farm.station import LEAVE_S, Hold, Outcome, Station, Turn
 from deploy.farm.status import statuses as statuses_of
-from deploy.paths import farm_file
+from deploy.paths import farm_file, whole
 from deploy.results.store import Store
 
 AGAIN_S = 2.0  # between two attempts to reach the scheduler
@@ -186,11 +186,10 @@ class Gateway:
 
     def _keep(self, digest: str, data: bytes) -> None:
         path = self._path(digest)
-        staging = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            staging.write_bytes(data)
-            os.replace(staging, path)
+            with whole(path) as staging:
+                staging.write_bytes(data)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from None
 

@@ -7,7 +7,6 @@ What a plan measured is remembered beside the runs, in ``plans/<name>.json``: ce
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 from deploy import __version__
 from deploy.errors import StoreError, nearest
+from deploy.paths import whole
 from deploy.results import report
 from deploy.results.scatter import Point, front, point_of
 from deploy.results.store import Store
@@ -35,11 +35,10 @@ def remember(store: Store, plan: str, cells: Sequence[dict[str, Any]]) -> None:
         StoreError: the disk is full.
     """
     path = _path(store, plan)
-    staging = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(json.dumps({"schema": SCHEMA, "plan": plan, "cells": list(cells)}, indent=1) + "\n")
-        os.replace(staging, path)
+        with whole(path) as staging:
+            staging.write_text(json.dumps({"schema": SCHEMA, "plan": plan, "cells": list(cells)}, indent=1) + "\n")
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
 
@@ -59,7 +58,7 @@ def recall(store: Store, plan: str) -> list[dict[str, Any]]:
         cells: list[dict[str, Any]] = told["cells"]
         return cells
     except OSError:
-        known = sorted(each.stem for each in path.parent.glob("*.json"))
+        known = sorted(each.stem for each in path.parent.glob("[!.]*.json"))
         raise StoreError(f"no plan {plan!r} was run{nearest(plan, known)}", "`deploy farm run PLAN` runs one") from None
     except (ValueError, LookupError, TypeError) as error:
         raise StoreError(f"{path}: {error}") from None
