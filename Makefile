@@ -32,7 +32,9 @@ check: $(READY)
 
 test: check
 	@# Many tests wait for a line or a timer rather than compute.
-	@$(PY) -m pytest -n 3 -m "not long"
+	@$(PY) -m pytest -n 3 -m "not long and not alone"
+	@# What measures needs the machine for itself.
+	@$(PY) -m pytest -m "alone and not long"
 
 test-long: $(READY)
 	@$(PY) -m pytest -n 2 -m "long and not qemu"

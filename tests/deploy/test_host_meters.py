@@ -274,6 +274,7 @@ def test_a_check_lists_the_rails_of_this_machines_meters_or_why_not(tmp_path: Pa
     assert "meter 'supply' (scpi) needs the setting 'resource'" == describe(fails)["error"]
 
 
+@pytest.mark.alone
 def test_a_board_without_a_meter_is_measured_by_one_on_this_machine(
     open_session: Callable[..., Session], local: Board, tmp_path: Path
 ) -> None:

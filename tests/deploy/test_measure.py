@@ -26,6 +26,8 @@ from deploy.results.store import Run, Store
 from deploy.session import Session, connect
 from tests.models import elementwise
 
+pytestmark = pytest.mark.alone
+
 Open = Callable[..., Session]
 INPUTS = [np.ones((1, 4), np.float32)] * 2
 SHORT = Plan(duration_s=0.1, restarts=2, warmup_max_s=0.1, idle_s=0.1, windows=1, window_s=0.2)

@@ -32,6 +32,7 @@ def store(private_home: Any) -> Store:
     return Store(private_home / "results")
 
 
+@pytest.mark.alone
 def test_a_real_model_is_profiled_operator_by_operator(
     open_session: Callable[..., Session], local: Board, store: Store
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_tour_works_from_build_to_report(say: Said, images: Path, tmp_path: 
     assert not (Path(os.environ["HOME"]) / ".local/share/deploy").exists()
 
 
+@pytest.mark.alone
 def test_a_measurement_says_median_interval_energy_runtime_and_verdict(say: Said, bundle: Path) -> None:
     code, out, _ = say("measure", bundle, "--duration", "0.3", "--warmup", "1")
 
@@ -369,15 +370,16 @@ def test_readings_of_a_board_that_dies_are_kept_and_marked(bundle: Path, say: Sa
 # Comparing
 
 
+@pytest.mark.alone
 def test_two_bundles_are_measured_in_turns_compared_and_gated(say: Said, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "other.tflite").write_bytes(DIGITS.read_bytes())
-    quick = ("--duration", "0.2", "--restarts", "2", "--warmup", "0", "--kernels", "off")
+    quick = ("--duration", "0.2", "--restarts", "4", "--warmup", "0", "--kernels", "off")
 
     code, out, err = say("measure", bundle, "other.tflite", "--interleave", *quick)
     assert 0 == code, err
     first, second = re.findall(r"^stored: (\S+)$", out, re.MULTILINE)
     code, out, _ = say("compare", first, second)
-    assert 0 == code and "2 pairs" in out and "latency" in out
+    assert 0 == code and "4 pairs" in out and "latency" in out
     _, out, _ = say("compare", first, second, "--json")
     (effect,) = json.loads(out)[0]["effects"]
     assert effect["paired"] and effect["low"] <= effect["ratio"] <= effect["high"]
@@ -446,6 +448,7 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(say: Said, words: tup
     assert err.startswith(expected), err
 
 
+@pytest.mark.alone
 def test_a_profile_adds_up_and_is_stored(say: Said, bundle: Path) -> None:
     code, out, err = say("profile", bundle, "--duration", "0.1", "--restarts", "2", "--group", "3", "--kernels", "off")
 
