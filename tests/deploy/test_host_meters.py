@@ -295,9 +295,10 @@ def test_a_board_without_a_meter_is_measured_by_one_on_this_machine(
         with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
             measured = measure(session, bundle.digest, INPUTS, plan, writer, "sum")
         (found,) = measured.energy
-        if isinstance(found, EnergyReading):
+        if isinstance(found, EnergyReading) and found.net_uj is not None:
             break
-        assert ((1, ("window-gap",)),) == found.rejected  # rightly so, where a busy machine starved the reader
+        # Rightly so, where a busy machine starved the reader in the window; or while idle, which costs the net energy.
+        assert isinstance(found, EnergyReading) or ((1, ("window-gap",)),) == found.rejected
 
     stored = store.get(writer.id)
     assert isinstance(found, EnergyReading)
