@@ -39,7 +39,7 @@ __all__ = ["Progress", "Trained", "kinds_of", "restructured", "train"]
 
 RATE = 1e-3
 ROUNDING_RATE = 3e-4
-BINARY_RATE = 3e-3
+SEARCHING_RATE = 3e-3
 """The highest learning rates, for Adam; README.md says what was tried."""
 
 
@@ -125,11 +125,15 @@ def deterministic(seed: int) -> None:
 
 
 def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
-    """Low where training makes up for rounding alone: with large steps the weights would lose what they know."""
-    if max(kinds.values(), key=list(kinds.values()).count, default="") == "binary":
-        return BINARY_RATE
-    changed = recipe.prune or (recipe.changes and not recipe.pretrain)
-    return RATE if recipe.is_float or changed or _fresh(graph) else ROUNDING_RATE
+    """
+    High where weights must find new places, and low where they only make up for rounding: there they would lose what
+    they know with large steps, as they do on grids of few integers.
+    """
+    mostly = max(kinds.values(), key=list(kinds.values()).count, default="")
+    changed = recipe.prune or (recipe.changes and not recipe.pretrain) or _fresh(graph)
+    if mostly == "binary" or (changed and mostly in ("float", "w8")):
+        return SEARCHING_RATE
+    return RATE if recipe.is_float or changed else ROUNDING_RATE
 
 
 def _fresh(graph: Graph) -> bool:

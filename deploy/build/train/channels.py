@@ -26,6 +26,12 @@ Identities = NDArray[np.int64]
 MULTIPLE = 4
 """Channels are left in multiples of it where there were more: kernels take so many at a time."""
 
+COST_POWER = 1.5
+"""A worth is divided by this power of the multiplications that it costs.  With 1, few channels go from layers that see
+many places, where one costs most, and too many from the late ones, which hold most of the weights: half a ResNet-8 then
+kept 36 % of its weights instead of 57 %, and after four epochs answered 82.0 % of CIFAR-10's test images right instead
+of 83.5 %.  2 takes the same channels as 1.5."""
+
 LEAST_KEPT = 0.125
 """Of the channels that a layer had, at least one: a layer without any would cut the network."""
 
@@ -145,7 +151,7 @@ def worth(graph: Graph, channels: Channels, batches: Iterable[tuple[Any, Any]]) 
 
 def superfluous(channels: Channels, worths: dict[int, float], share: float) -> set[int]:
     """
-    The channels that go: always those with the least worth for each multiplication that they cost.
+    The channels that go: always those with the least worth for what they cost, see `COST_POWER`.
 
     They go `MULTIPLE` at a time from each layer, and a layer's first ones so that a multiple of it is left; the last to
     go are those of the least worth that suffice.
@@ -168,7 +174,7 @@ def superfluous(channels: Channels, worths: dict[int, float], share: float) -> s
     now = whole
     while now > target:
         costs = {part: max(now - channels.macs(gone.union(part)), 1) for part in left}
-        best = min(left, key=lambda part: (left[part] / costs[part], part), default=None)
+        best = min(left, key=lambda part: (left[part] / costs[part] ** COST_POWER, part), default=None)
         if best is None:
             raise BuildError(
                 f"channel:{share:g}: only {1 - now / whole:.0%} of the multiplications can go; the rest stands "
