@@ -130,7 +130,8 @@ class Recipe:
         schedule: of zeros: ``once``, before the first epoch and with the other weights repaired, or ``cubic``, more and
             more of them over the first half of the epochs, for a model that begins with random weights.
         rate: the learning rate at its highest; None: 3e-4 where training makes up for rounding alone, 3e-3 for binary
-            layers and where pruning, another structure or random weights meet 8 bits or more, 1e-3 otherwise.
+            layers, 1e-3 otherwise; and with 8 bits or more 3e-3 after pruning or in another structure, 1e-2 for random
+            weights.
         batch: samples in a training step.
         augment: whether images are flipped and shifted while training.
         temperature, balance: of distillation: softmax temperature, and the teacher's share of the loss in [0, 1].

@@ -59,7 +59,7 @@ class Row:
 
 
 ROWS = {
-    "float32": Row("ResNet-8 float32, trained here", "float32+epochs:60", 0.875, source="zoo:resnet8", preprocess=""),
+    "float32": Row("float32, trained further", "float32+distill+epochs:10", 0.875),
     "int8": Row("int8, post-training", "int8", FLOAT - 0.003, size=1.0),
     "w4a8-ptq": Row("w4a8, post-training", "w4a8", FLOAT - 0.02, size=0.62),
     "w4a8": Row("w4a8, trained", "w4a8+distill+epochs:4", FLOAT - 0.005, size=0.62),
@@ -69,8 +69,8 @@ ROWS = {
     "w4a8-tile": Row("w4a8, 50 % tile zeros", "w4a8+tile:0.5+distill+epochs:15", FLOAT - 0.015),
     "channel": Row("int8, half of the MACs", "int8+channel:0.5+distill+epochs:20", FLOAT - 0.015),
     "binary": Row("CNV, one bit (W1A1)", "binary+epochs:25", 0.82, source="zoo:cnv", preprocess=""),
-    "width": Row("width 0.5, trained alone", "int8+width:0.5+pretrain:40+epochs:3", 0.0),
-    "distill": Row("width 0.5, distilled", "int8+width:0.5+distill+pretrain:40+epochs:3", 0.01, over="width"),
+    "width": Row("width 0.5, trained alone", "int8+width:0.5+pretrain:20+epochs:2", 0.0),
+    "distill": Row("width 0.5, distilled", "int8+width:0.5+distill+pretrain:20+epochs:2", 0.01, over="width"),
 }
 
 

@@ -40,6 +40,7 @@ __all__ = ["Progress", "Trained", "kinds_of", "restructured", "train"]
 RATE = 1e-3
 ROUNDING_RATE = 3e-4
 SEARCHING_RATE = 3e-3
+FRESH_RATE = 1e-2
 """The highest learning rates, for Adam; README.md says what was tried."""
 
 
@@ -130,9 +131,12 @@ def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
     they know with large steps, as they do on grids of few integers.
     """
     mostly = max(kinds.values(), key=list(kinds.values()).count, default="")
-    changed = recipe.prune or (recipe.changes and not recipe.pretrain) or _fresh(graph)
-    if mostly == "binary" or (changed and mostly in ("float", "w8")):
+    fresh = _fresh(graph)
+    changed = recipe.prune or (recipe.changes and not recipe.pretrain) or fresh
+    if mostly == "binary":
         return SEARCHING_RATE
+    if changed and mostly in ("float", "w8"):
+        return FRESH_RATE if fresh else SEARCHING_RATE
     return RATE if recipe.is_float or changed else ROUNDING_RATE
 
 
