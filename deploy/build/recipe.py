@@ -112,7 +112,8 @@ class Recipe:
         prune: at most one of tile, nm, block and magnitude; ``channel`` goes with each.
         structure: each kind at most once.
         epochs: of training; 0 is post-training only.
-        pretrain: epochs of training in float before that, for a model that begins with random weights.
+        pretrain: epochs of training in float before that, for a model that begins with random weights, has another
+            structure or lost channels.
         seed: of everything random.
         bits: layer (Keras's name) -> its weights, for precision ``mixed``; layers that are not named have 8 bits.
         observer: how ranges of activations are found: ``minmax``, ``percentile`` or ``mse``; see
@@ -130,8 +131,7 @@ class Recipe:
         schedule: of zeros: ``once``, before the first epoch and with the other weights repaired, or ``cubic``, more and
             more of them over the first half of the epochs, for a model that begins with random weights.
         rate: the learning rate at its highest; None: 3e-4 where training makes up for rounding alone, 3e-3 for binary
-            layers, 1e-3 otherwise; and with 8 bits or more 3e-3 after pruning or in another structure, 1e-2 for random
-            weights.
+            layers, 1e-3 otherwise; in float 3e-3 after pruning or in another structure, 1e-2 for random weights.
         batch: samples in a training step.
         augment: whether images are flipped and shifted while training.
         temperature, balance: of distillation: softmax temperature, and the teacher's share of the loss in [0, 1].

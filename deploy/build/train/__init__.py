@@ -35,7 +35,7 @@ from deploy.build.train.structure import restructured
 from deploy.data import Dataset
 from deploy.errors import BuildError
 
-__all__ = ["Progress", "Trained", "kinds_of", "restructured", "train"]
+__all__ = ["SEARCHING_RATE", "Progress", "Trained", "is_fresh", "kinds_of", "restructured", "train"]
 
 RATE = 1e-3
 ROUNDING_RATE = 3e-4
@@ -127,20 +127,19 @@ def deterministic(seed: int) -> None:
 
 def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
     """
-    High where weights must find new places, and low where they only make up for rounding: there they would lose what
-    they know with large steps, as they do on grids of few integers.
+    High where weights must find new places in float, and low where they only make up for rounding: with large steps
+    they would lose what they know, on grids of 8 bits, too.
     """
-    mostly = max(kinds.values(), key=list(kinds.values()).count, default="")
-    fresh = _fresh(graph)
-    changed = recipe.prune or (recipe.changes and not recipe.pretrain) or fresh
-    if mostly == "binary":
+    if max(kinds.values(), key=list(kinds.values()).count, default="") == "binary":
         return SEARCHING_RATE
-    if changed and mostly in ("float", "w8"):
+    fresh, zeros = is_fresh(graph), recipe.pruning(channel=False)
+    moved = fresh or zeros or ((recipe.changes or recipe.prune) and not recipe.pretrain)
+    if recipe.is_float and moved:
         return FRESH_RATE if fresh else SEARCHING_RATE
-    return RATE if recipe.is_float or changed else ROUNDING_RATE
+    return RATE if recipe.is_float or moved else ROUNDING_RATE
 
 
-def _fresh(graph: Graph) -> bool:
+def is_fresh(graph: Graph) -> bool:
     """Whether a normalization was never trained, and so none of the weights; without one nobody can tell."""
     norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
     return any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
@@ -175,7 +174,7 @@ def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
     The graph with normalizations that fit its layers, where they do not: in a model that was never trained, or whose
     structure is new.  Ranges that calibration finds would mean nothing otherwise.
     """
-    if not _fresh(graph) and not recipe.changes:
+    if not is_fresh(graph) and not recipe.changes:
         return graph
     network = Network(graph, {})
     settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed))
