@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("qemu"):
                 item.add_marker(pytest.mark.skip(reason="runs under QEMU: `make test-hil`"))
+
+
+def pytest_collection_finish() -> None:
+    """What was made so far stays to the end: walking through it again and again would stop all threads for long."""
+    gc.collect()
+    gc.freeze()
 
 
 def need_tool(name: str, package: str) -> str:
