@@ -34,7 +34,7 @@ from devices.protocol.meter import Sample
 from devices.protocol.sampling import DEFAULT_HZ, Sampler, rails
 from devices.protocol.student import half_width
 from devices.spool import Spools, SpoolWriter
-from devices.store import Store
+from devices.store import Store, refusal
 from devices.supervisor import RunnerProcess
 from devices.turn import Turn
 
@@ -355,8 +355,7 @@ class Agent:
         except AgentError as error:
             self._send(Kind.ERROR, {"id": request, **error.header()})
         except OSError as error:
-            failed = AgentError(errors.IO_ERROR, f"{error.strerror}: {error.filename}")
-            self._send(Kind.ERROR, {"id": request, **failed.header()})
+            self._send(Kind.ERROR, {"id": request, **refusal(error, self._store.root).header()})
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             failed = AgentError(errors.BAD_REQUEST, f"{op}: {type(error).__name__}: {error}")
             self._send(Kind.ERROR, {"id": request, **failed.header()})
@@ -887,8 +886,7 @@ class Agent:
         except AgentError as failed:
             self._conclude(job, Kind.ERROR, failed.header())
         except OSError as failed:
-            refused = AgentError(errors.IO_ERROR, f"{failed.strerror}: {failed.filename}")
-            self._conclude(job, Kind.ERROR, refused.header())
+            self._conclude(job, Kind.ERROR, refusal(failed, self._store.root).header())
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as failed:
             refused = AgentError(errors.BAD_REQUEST, f"{job.op}: {type(failed).__name__}: {failed}")
             self._conclude(job, Kind.ERROR, refused.header())

@@ -680,6 +680,14 @@ def _disk_full(root: Path, free: int, needed: int | None = None) -> AgentError:
     )
 
 
+def refusal(error: OSError, root: Path) -> AgentError:
+    """What an error of the operating system means to the host, where nothing but `root` is written to."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        stat = os.statvfs(root)
+        return _disk_full(root, stat.f_bavail * stat.f_frsize)
+    return AgentError(errors.IO_ERROR, f"{error.strerror or error}: {error.filename or root}")
+
+
 @contextlib.contextmanager
 def _archive_errors(sha256: str) -> Iterator[None]:
     """Turns what zipfile raises for a damaged, encrypted or foreign archive into bad-request."""
@@ -699,9 +707,5 @@ class _disk_errors:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            stat = os.statvfs(self.root)
-            raise _disk_full(self.root, stat.f_bavail * stat.f_frsize) from error
-        raise AgentError(errors.IO_ERROR, f"{error.strerror}: {error.filename or self.root}") from error
+        if isinstance(error, OSError):
+            raise refusal(error, self.root) from error

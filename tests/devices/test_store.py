@@ -540,6 +540,18 @@ def test_a_release_that_cannot_be_written_leaves_nothing_and_the_current_one_sta
     assert "kws/2" == agent.request("release.stage", second).header["release"]
 
 
+def test_a_lease_that_cannot_be_written_down_is_refused_for_the_full_disk(small_board):
+    agent, folder = small_board
+    filler = fill(folder.parent)
+
+    error = agent.error("session.claim", token=7, owner="anna", seconds=30, issuer="here")
+
+    assert ("disk-full", f"the disk is full: 0 bytes free at {agent.hello['root']}") == error
+    assert not [name for name in os.listdir(folder) if name.startswith(".lease.")]
+    filler.unlink()
+    assert Kind.REPLY is agent.request("session.claim", token=7, owner="anna", seconds=30, issuer="here").kind
+
+
 def test_a_runtime_that_does_not_fit_when_unpacked_is_refused_and_can_be_tried_again(small_board):
     agent, folder = small_board
     out = io.BytesIO()
