@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +235,7 @@ def _train(
     Structure, training in float, training on the grids: each on what the one before has left.  Channels go before
     training in float, unless the weights are random: those do not tell yet which channels matter.
     """
-    from deploy.build.train import SEARCHING_RATE, checkpoint, is_fresh, train
+    from deploy.build.train import checkpoint, is_fresh, train
 
     stages = {"float": recipe.pretrain, "": recipe.epochs}
     there = {stage: folder is not None and (folder / stage / checkpoint.NAME).is_file() for stage in stages}
@@ -267,20 +267,19 @@ def _train(
         teacher = made.graph if own else _graph(source.load(tf, distill.teacher, samples.train))
     if recipe.changes:
         made.graph = _restructured(made.graph, recipe, samples, structure=recipe.changes)
-    channel = recipe.pruning(channel=True)
-    slimmed = channel is not None and not is_fresh(made.graph)
-    if channel and slimmed:
-        made.graph = _restructured(made.graph, recipe, samples, prune=(channel,))
+    channels = tuple(term for term in recipe.prune if term.pattern == "channel")
+    early = () if is_fresh(made.graph) else channels
+    if early:
+        made.graph = _restructured(made.graph, recipe, samples, prune=early)
     if recipe.pretrain:
         same = ("seed", "batch", "augment", "temperature", "balance")
-        plain = Recipe("float32", epochs=recipe.pretrain, **{name: getattr(recipe, name) for name in same})
-        if slimmed or (recipe.changes and not is_fresh(made.graph)):
-            plain = replace(plain, rate=SEARCHING_RATE)
+        kept = {name: getattr(recipe, name) for name in same}
+        plain = Recipe("float32", prune=early, structure=recipe.changes, epochs=recipe.pretrain, **kept)
         itself = teacher is made.graph  # what is not trained yet teaches only afterwards
         made.graph = trained("float", plain, None if itself else teacher).graph
         teacher = made.graph if itself else teacher
-    if channel and not slimmed:
-        made.graph = _restructured(made.graph, recipe, samples, prune=(channel,))
+    if channels != early:
+        made.graph = _restructured(made.graph, recipe, samples, prune=channels)
     done = trained("", recipe, teacher)
     made.graph, made.quantized = done.graph, done.quantized
 

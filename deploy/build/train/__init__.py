@@ -35,7 +35,7 @@ from deploy.build.train.structure import restructured
 from deploy.data import Dataset
 from deploy.errors import BuildError
 
-__all__ = ["SEARCHING_RATE", "Progress", "Trained", "is_fresh", "kinds_of", "restructured", "train"]
+__all__ = ["Progress", "Trained", "is_fresh", "kinds_of", "restructured", "train"]
 
 RATE = 1e-3
 ROUNDING_RATE = 3e-4
