@@ -232,8 +232,8 @@ def _train(
     tf: Any, recipe: Recipe, samples: Samples, watch: Watch, made: Made, folder: Path | None, resume: bool
 ) -> None:
     """
-    Structure, training in float, training on the grids: each on what the one before has left.  Channels go before
-    training in float, unless the weights are random: those do not tell yet which channels matter.
+    Structure, training in float, training on the grids: each on what the one before has left.  Channels go, and zeros
+    come, before training in float, unless the weights are random: those do not tell yet what matters.
     """
     from deploy.build.train import checkpoint, is_fresh, train
 
@@ -242,7 +242,7 @@ def _train(
     if resume and not any(there.values()):
         raise BuildError(f"{folder}: no checkpoint to go on from", "without `--resume` training begins anew")
 
-    def trained(stage: str, step: Recipe, teacher: Any) -> Any:
+    def trained(stage: str, step: Recipe, teacher: Any, adapted: bool = False) -> Any:
         assert made.graph is not None and samples.train is not None
         watch.note(f"calibrating, and finding where {stage or step.precision} begins")
         with made.timed(f"train in {stage}" if stage else "train"):
@@ -253,6 +253,7 @@ def _train(
                 test=samples.test if samples.test is not None and samples.test.y is not None else None,
                 preprocess=samples.preprocess,
                 teacher=teacher,
+                adapted=adapted,
                 folder=None if folder is None else folder / stage,
                 resume=resume and there[stage],
                 report=_reporter(watch, stage or step.precision),
@@ -267,20 +268,21 @@ def _train(
         teacher = made.graph if own else _graph(source.load(tf, distill.teacher, samples.train))
     if recipe.changes:
         made.graph = _restructured(made.graph, recipe, samples, structure=recipe.changes)
-    channels = tuple(term for term in recipe.prune if term.pattern == "channel")
-    early = () if is_fresh(made.graph) else channels
-    if early:
-        made.graph = _restructured(made.graph, recipe, samples, prune=early)
+    fresh = is_fresh(made.graph)
+    early = () if fresh else tuple(p for p in recipe.prune if p.pattern == "channel" or recipe.schedule == "once")
+    channel = tuple(p for p in recipe.prune if p.pattern == "channel")
+    if channel and not fresh:
+        made.graph = _restructured(made.graph, recipe, samples, prune=channel)
     if recipe.pretrain:
         same = ("seed", "batch", "augment", "temperature", "balance")
         kept = {name: getattr(recipe, name) for name in same}
         plain = Recipe("float32", prune=early, structure=recipe.changes, epochs=recipe.pretrain, **kept)
-        itself = teacher is made.graph  # what is not trained yet teaches only afterwards
+        itself = fresh and teacher is made.graph  # what is not trained yet teaches only afterwards
         made.graph = trained("float", plain, None if itself else teacher).graph
         teacher = made.graph if itself else teacher
-    if channels != early:
-        made.graph = _restructured(made.graph, recipe, samples, prune=channels)
-    done = trained("", recipe, teacher)
+    if channel and fresh:
+        made.graph = _restructured(made.graph, recipe, samples, prune=channel)
+    done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and early == recipe.prune)
     made.graph, made.quantized = done.graph, done.quantized
 
 

@@ -113,7 +113,7 @@ class Recipe:
         structure: each kind at most once.
         epochs: of training; 0 is post-training only.
         pretrain: epochs of training in float before that, for a model that begins with random weights, has another
-            structure or lost channels.
+            structure or is pruned.
         seed: of everything random.
         bits: layer (Keras's name) -> its weights, for precision ``mixed``; layers that are not named have 8 bits.
         observer: how ranges of activations are found: ``minmax``, ``percentile`` or ``mse``; see

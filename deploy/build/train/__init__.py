@@ -68,6 +68,7 @@ def train(
     test: Dataset | None = None,
     preprocess: Mapping[str, float] | None = None,
     teacher: Any = None,
+    adapted: bool = False,
     folder: Path | None = None,
     resume: bool = False,
     report: Report | None = None,
@@ -83,6 +84,7 @@ def train(
         test: measured after each epoch.
         preprocess: ``scale`` and ``offset`` that make real values of samples.
         teacher: a Keras model with the same classes and inputs; None trains against the labels alone.
+        adapted: `graph` was trained with the structure and the zeros of `recipe` before; they stay where they are.
         folder: gets a checkpoint after each epoch.
         resume: go on from the checkpoint in `folder`.
         report: called after each step.
@@ -97,12 +99,12 @@ def train(
     ready = sample_sets.fit(graph, data, preprocess)
     tested = None if test is None else sample_sets.fit(graph, test, preprocess, one_class=True)
     kinds = kinds_of(graph, recipe)
-    network = _network(_settled(graph, ready, recipe), recipe, kinds, ready)
+    network = _network(graph if adapted else _settled(graph, ready, recipe), recipe, kinds, ready, adapted)
     zeros = recipe.pruning(channel=False)
     settings = Settings(
         epochs=recipe.epochs,
         batch=recipe.batch,
-        rate=recipe.rate or _rate(graph, recipe, kinds),
+        rate=recipe.rate or _rate(graph, recipe, kinds, adapted),
         optimizer=optimizer,
         seed=recipe.seed,
         augment=recipe.augment,
@@ -125,15 +127,15 @@ def deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str]) -> float:
+def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], adapted: bool) -> float:
     """
     High where weights must find new places in float, and low where they only make up for rounding: with large steps
     they would lose what they know, on grids of 8 bits, too.
     """
     if max(kinds.values(), key=list(kinds.values()).count, default="") == "binary":
         return SEARCHING_RATE
-    fresh, zeros = is_fresh(graph), recipe.pruning(channel=False)
-    moved = fresh or zeros or ((recipe.changes or recipe.prune) and not recipe.pretrain)
+    fresh = is_fresh(graph)
+    moved = fresh or ((recipe.changes or recipe.prune) and not adapted)
     if recipe.is_float and moved:
         return FRESH_RATE if fresh else SEARCHING_RATE
     return RATE if recipe.is_float or moved else ROUNDING_RATE
@@ -181,10 +183,12 @@ def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
     return network.trained()
 
 
-def _network(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], ready: sample_sets.Samples) -> Network:
+def _network(
+    graph: Graph, recipe: Recipe, kinds: Mapping[str, str], ready: sample_sets.Samples, adapted: bool
+) -> Network:
     """The network where training begins: with its zeros, unless they come gradually, its grids, and its integers."""
     zeros = recipe.pruning(channel=False) if recipe.schedule == "once" else None
-    if zeros:
+    if zeros and not adapted:
         graph = pruned(graph, zeros, ready.some(graph.inputs[0], SAMPLES, recipe.seed))
     if recipe.is_float:
         network = Network(graph, kinds)

@@ -194,6 +194,20 @@ def test_terms_compose_from_random_weights_to_pruned_integers(here: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
+def test_zeros_of_a_trained_model_come_before_training_in_float_and_stay_where_they_are(here: Path) -> None:
+    options = "+batch:32+augment:off+samples:32"
+    made("float32+epochs:1" + options, keep=here / "net.keras")
+
+    built = made("int8+tile:0.5+pretrain:1+epochs:1" + options, str(here / "net.keras"), checkpoints=here / "kept")
+
+    with np.load(here / "kept" / "float" / "checkpoint.npz") as archive:
+        of_middle = [value for value in archive.values() if value.shape == (3, 3, 8, 32)]
+    mask = next(value for value in of_middle if set(np.unique(value)) == {0, 1})
+    assert 0.4 < mask.mean() < 0.6
+    assert not kernels(built.bundle.model)["middle"][mask.transpose(3, 0, 1, 2) == 0].any()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
 def test_a_float_recipe_that_trains_is_written_by_tensorflow_and_answers_what_was_trained(here: Path) -> None:
     built = made("float32+epochs:1+batch:32+augment:off", keep=here / "kept.keras")
 
