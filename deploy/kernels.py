@@ -13,7 +13,6 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import KernelsMissing
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 
 if TYPE_CHECKING:
     from deploy.session import Progress, Session
@@ -183,23 +182,22 @@ def _build(target: str, cached: Path, note: Callable[[str], None] | None) -> Non
         raise KernelsMissing(missing, "`pip install 'deploy-hil[build]'` brings one; `--kernels off` does without")
     if note:
         note(f"building the kernels for {target}")
-    staging = cached.with_suffix(f".{os.getpid()}")
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(sources() / "build.py"),
-            "--target",
-            target,
-            "--out",
-            str(staging),
-            "--objects",
-            str(cached.parent / "objects"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise KernelsMissing(f"the kernels for {target} do not build: {lines[-1]}", "`--kernels off` does without")
-    staging.replace(cached)
+    with whole(cached) as staging:
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(sources() / "build.py"),
+                "--target",
+                target,
+                "--out",
+                str(staging),
+                "--objects",
+                str(cached.parent / "objects"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+            raise KernelsMissing(f"the kernels for {target} do not build: {lines[-1]}", "`--kernels off` does without")

@@ -12,7 +12,6 @@ import ctypes
 import fcntl
 import hashlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import tempfile
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from deploy.errors import KernelsMissing
 from deploy.fpga import isa
 from deploy.kernels import sources
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 
 _VERILATE = ("--cc", "-O3", "-Wno-fatal", "-Wno-WIDTH", "--top-module", "accelerator")
 _COMPILE = ("g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-w")
@@ -124,10 +123,9 @@ def _build(program: Path, files: list[Path], work: Path, cached: Path) -> None:
     code = [*work.glob("V*.cpp"), root / "verilated.cpp", root / "verilated_threads.cpp"]
     code += [path for path in files if path.suffix == ".cpp"]
     includes = [f"-I{folder}" for folder in (work, root, root / "vltstd")]
-    staging = cached.with_suffix(f".{os.getpid()}")
-    # Verilator's own makefile precompiles headers in a way that GCC 12 does not take; all at once is no slower.
-    _run([*_COMPILE, *includes, *map(str, code), "-o", str(staging)])
-    staging.replace(cached)
+    with whole(cached) as staging:
+        # Verilator's own makefile precompiles headers in a way that GCC 12 does not take; all at once is no slower.
+        _run([*_COMPILE, *includes, *map(str, code), "-o", str(staging)])
 
 
 def include(program: Path) -> Path:

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import numpy as np
 from deploy.data import Array
 from deploy.errors import CountError, DeployError, ModelRefused, RunnerKilled, UsageError, nearest
 from deploy.kernels import library_for
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 from deploy.virtual.cache import used
 from deploy.virtual.sysroot import Sysroot, sysroot
 
@@ -370,14 +369,13 @@ def plugin() -> Path:
         if built.is_file():
             used(built)
             return built
-        staging = built.with_suffix(".new")
         gcc = shutil.which("gcc")
         compiler = [gcc] if gcc else [sys.executable, "-m", "ziglang", "cc"]
-        done = subprocess.run(
-            [*compiler, "-shared", "-fPIC", "-O2", "-o", str(staging), str(source)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise CountError(f"the counter does not compile: {done.stderr.strip().splitlines()[0]}")
-        os.replace(staging, built)
+        with whole(built) as staging:
+            done = subprocess.run(
+                [*compiler, "-shared", "-fPIC", "-O2", "-o", str(staging), str(source)],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                raise CountError(f"the counter does not compile: {done.stderr.strip().splitlines()[0]}")
     return built

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.errors import VirtualError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, whole
 from deploy.virtual import modules, packages
 from deploy.virtual.cache import used
 from deploy.virtual.fdt import Node
@@ -222,12 +221,12 @@ def build_power(arch: str) -> Path:
         return built
     compiler = packages.need(f"{prefix}gcc", package)
     built.parent.mkdir(parents=True, exist_ok=True)
-    staging = built.with_name(f".{built.name}.{os.getpid()}")
-    done = subprocess.run(
-        [compiler, "-std=gnu11", "-O2", "-s", "-static", "-o", str(staging), str(SOURCE), "-lm"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise VirtualError(f"power.c does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
-    staging.replace(built)
+    with whole(built) as staging:
+        done = subprocess.run(
+            [compiler, "-std=gnu11", "-O2", "-s", "-static", "-o", str(staging), str(SOURCE), "-lm"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+            raise VirtualError(f"power.c does not compile: {reason}")
     return built
