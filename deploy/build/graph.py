@@ -57,8 +57,8 @@ class Node:
         activation: none, relu or relu6.
         attrs: conv, depthwise: strides (2), dilation (2), padding ("same" or "valid"), groups; pools: size (2), strides
             (2), padding; concat: axis (of the output with its batch, positive); pad: paddings ((top, bottom), (left,
-            right)); mean: keepdims; opaque: reason.  ``fixed``: True where the weights are arithmetic (a Rescaling) and
-            nothing to train.
+            right)); mean: keepdims; opaque: reason.  ``fixed``: True where the kernel is arithmetic (a Rescaling, or
+            the ones in front of a normalization that stands alone) and nothing to train.
         layers: names of the Keras layers that became this node, the last of which computes what the node does.
     """
 

@@ -58,6 +58,7 @@ class Made:
         graph: None where the layers could not be read.
         quantized: None for floating point, and for `TENSORFLOW`.
         history: of training, a dictionary for each epoch.
+        rates: stage of training -> its learning rate at its highest.
         before: accuracy of the model as it came, in float, on the test samples; None for one that begins with random
             weights, and without labels.
         opaque: layers that have no integer form here, and why.
@@ -70,6 +71,7 @@ class Made:
     graph: Graph | None = None
     quantized: Quantized | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
     before: float | None = None
     opaque: dict[str, str] = field(default_factory=dict)
     sqnr_db: dict[str, float] = field(default_factory=dict)
@@ -111,6 +113,8 @@ def check(name: str, recipe: Recipe, samples: Samples, resume: bool = False, kee
         raise BuildError(f"recipe {recipe.text} trains nothing that could be kept or resumed", "`--epochs N` trains")
     if keep is not None and keep.suffix != ".keras":
         raise BuildError(f"{keep}: a trained model is kept as .keras")
+    if keep is not None and not keep.parent.is_dir():
+        raise BuildError(f"{keep}: no folder {keep.parent}", f"`mkdir -p {keep.parent}`")
     if recipe.epochs and samples.train is None:
         raise DataError(f"recipe {recipe.text} trains, and needs data", "`--data FILE.npz` with x_train and y_train")
     if recipe.epochs and not samples.divided:
@@ -163,12 +167,8 @@ def make(
             model = source.load(tf, name, samples.train)
     if isinstance(model, Path):
         return _converted(tf, model, name, recipe, samples, watch, made)
-    if name.startswith(zoo.PREFIX):
-        distill = recipe.structured("distill")
-        alone = recipe.pretrain and not recipe.changes
-        if distill and distill.teacher == SELF and not alone:
-            raise BuildError(f"recipe {recipe.text}: {name} is not trained, and cannot teach", "`distill:FILE.keras`")
-    elif samples.test is not None and samples.test.y is not None and _one_each(model):
+    labelled = samples.test is not None and samples.test.y is not None
+    if labelled and not name.startswith(zoo.PREFIX) and _one_each(model):
         with made.timed("float accuracy"):
             made.before = _accuracy(model, samples, watch)
     if recipe.is_float and not (recipe.epochs or recipe.prune):
@@ -192,7 +192,7 @@ def make(
             raise BuildError(f"{keep}: {error.strerror}") from None
     with made.timed("write"):
         _write(tf, name, recipe, made)
-    if made.quantized is not None:
+    if made.quantized is not None and not any(weights.binary for weights in made.quantized.weights.values()):
         from deploy.build.deviation import SAMPLES, deviations
 
         watch.note("comparing each layer with float")
@@ -259,13 +259,14 @@ def _train(
                 report=_reporter(watch, stage or step.precision),
             )
         made.history += [{"stage": stage or step.precision, **epoch} for epoch in done.history]
+        made.rates[stage or step.precision] = done.rate
         return done
 
     assert made.graph is not None
-    teacher = None
-    if distill := recipe.structured("distill"):
-        own = distill.teacher == SELF
-        teacher = made.graph if own else _graph(source.load(tf, distill.teacher, samples.train))
+    teacher = _teacher(tf, recipe, samples, made.graph)
+    for stage in stages:
+        if folder is not None and not resume:  # of an earlier recipe: `--resume` would find it
+            (folder / stage / checkpoint.NAME).unlink(missing_ok=True)
     if recipe.changes:
         made.graph = _restructured(made.graph, recipe, samples, structure=recipe.changes)
     fresh = is_fresh(made.graph)
@@ -284,6 +285,25 @@ def _train(
         made.graph = _restructured(made.graph, recipe, samples, prune=channel)
     done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and early == recipe.prune)
     made.graph, made.quantized = done.graph, done.quantized
+
+
+def _teacher(tf: Any, recipe: Recipe, samples: Samples, graph: Graph) -> Graph | None:
+    """
+    Raises:
+        BuildError: it was never trained, nor will it be before it teaches.
+    """
+    from deploy.build.train import is_fresh
+
+    distill = recipe.structured("distill")
+    if distill is None:
+        return None
+    own = distill.teacher == SELF
+    teacher = graph if own else _graph(source.load(tf, distill.teacher, samples.train))
+    first = own and recipe.pretrain and not recipe.changes  # it is trained in float, and then teaches
+    if is_fresh(teacher) and not first:
+        which = "the model" if own else distill.teacher
+        raise BuildError(f"recipe {recipe.text}: {which} is not trained, and cannot teach", "`distill:FILE.keras`")
+    return teacher
 
 
 def _reporter(watch: Watch, stage: str) -> Callable[[Any], None]:

@@ -130,8 +130,9 @@ class Recipe:
             convolution of 2 bits (our kernels do); 4 and 8 make a larger file that it runs.
         schedule: of zeros: ``once``, before the first epoch and with the other weights repaired, or ``cubic``, more and
             more of them over the first half of the epochs, for a model that begins with random weights.
-        rate: the learning rate at its highest; None: 3e-4 where training makes up for rounding alone, 3e-3 for binary
-            layers, 1e-3 otherwise; in float 3e-3 after pruning or in another structure, 1e-2 for random weights.
+        rate: the learning rate of `epochs`, not of `pretrain`, at its highest; None: 3e-4 where training makes up for
+            rounding alone, 3e-3 for binary layers, 1e-3 otherwise; in float 3e-3 after pruning or in another structure,
+            1e-2 for random weights.
         batch: samples in a training step.
         augment: whether images are flipped and shifted while training.
         temperature, balance: of distillation: softmax temperature, and the teacher's share of the loss in [0, 1].
@@ -395,6 +396,8 @@ def _bits(argument: str) -> dict[str, Weights]:
         raise BuildError(f"{where}: not a mapping of layers to bits", "a line such as `conv2d_1: 4` for each layer")
     bits = {}
     for layer, value in raw.items():
+        if isinstance(value, (dict, list)):
+            raise BuildError(f"{where}: layer {layer!r} has {value!r}; one line is a layer and its bits: `{layer}: 4`")
         known = int(value) if re.fullmatch(r"\d+", str(value)) else value
         if isinstance(value, bool) or known not in _BITS:
             raise BuildError(f"{where}: layer {layer!r} has {value!r}; bits are 8, 4, 2, 1 (binary) or ternary")
@@ -442,10 +445,18 @@ def _check(recipe: Recipe) -> None:
         raise BuildError(f"recipe: {' and '.join(zeros)} cannot go together: a layer has one pattern of zeros")
     if recipe.pretrain and not recipe.epochs:
         raise BuildError("recipe: pretrain is for what is trained afterwards", "`--epochs N` trains")
+    binary = "binary" in (recipe.precision, *recipe.bits.values())
     if recipe.epochs == 0:
         needy = [name for name in names if name in ("width", "separable", "distill")]
-        needy += ["binary"] if "binary" in (recipe.precision, *recipe.bits.values()) else []
+        needy += ["binary"] if binary else []
         if needy:
             raise BuildError(f"recipe: {needy[0]} needs training", "`--epochs N` trains")
+    if zeros and binary:
+        raise BuildError(f"recipe: a binary weight is +1 or -1 and never 0: {zeros[0]} cannot go with it")
+    if recipe.epochs and (recipe.equalize or recipe.correct_bias is not None):
+        name = "equalize" if recipe.equalize else "bias"
+        raise BuildError(f"recipe: {name} is for quantization after training, and this one trains", "without epochs")
+    if recipe.encoding == "sparse" and recipe.precision not in ("int8", "int16x8", "mixed"):
+        raise BuildError(f"recipe: encoding:sparse is for weights of 8 bits, not for {recipe.precision}")
     if recipe.encoding == "sparse" and not any(p.pattern == "block" and p.of == 16 for p in recipe.prune):
         raise BuildError("recipe: encoding:sparse is for the zeros of block:1x16:S")

@@ -38,7 +38,8 @@ class LayerReport:
         macs: multiply-accumulates, zeros included.
         zeros: share of the kernel's weights.
         low, high: what its output reached in calibration; None where nobody looked.
-        sqnr_db: signal to quantization noise of its output against the float model; None where nobody compared.
+        sqnr_db: signal to quantization noise of its output against its float weights, the trained ones where it was
+            trained; None where nobody compared, as with binary weights, which are no rounded ones.
     """
 
     name: str
@@ -172,6 +173,8 @@ def check_path(path: Path) -> None:
     Raises:
         BuildError: a report cannot be written under that name.
     """
+    if not path.parent.is_dir():
+        raise BuildError(f"{path}: no folder {path.parent}", f"`mkdir -p {path.parent}`")
     if path.suffix not in SUFFIXES:
         raise BuildError(f"{path}: a report is {', '.join(SUFFIXES)}")
     if path.suffix != ".json":

@@ -32,7 +32,6 @@ def start(seed: int) -> Any:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    first = "tensorflow" not in sys.modules
     try:
         with quiet():
             import tensorflow as tf
@@ -41,14 +40,21 @@ def start(seed: int) -> Any:
             f"building needs TensorFlow: {error}", "`pip install 'deploy-hil[build]'`; a .tflite is packed without it"
         ) from None
     tf.get_logger().setLevel("ERROR")  # its warnings are about how we use it, not about what the user asks for
-    if first:
-        with contextlib.suppress(RuntimeError):  # somebody has used it already, and chose
-            tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+    limit_threads(tf)
     tf.keras.backend.clear_session()  # Keras numbers what has no name, and the numbers end up in the model
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     return tf
+
+
+def limit_threads(tf: Any) -> None:
+    """`THREADS` for TensorFlow, unless it runs already and somebody else chose, and for the BLAS below numpy."""
+    import threadpoolctl  # comes with the extra `build`, as TensorFlow does
+
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    threadpoolctl.threadpool_limits(THREADS, user_api="blas")
 
 
 def check(source: str) -> None:

@@ -92,7 +92,9 @@ def _decoded(paths: list[Path], folder: Path) -> NDArray[np.uint8]:
         try:
             with Image.open(path) as image:
                 grey = grey and image.mode in ("1", "L", "I;16", "LA")
-                images.append(np.asarray(image.convert("RGB")))
+                wide = image.mode.startswith("I;16")  # Pillow would clip what is above 255
+                eight = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if wide else image
+                images.append(np.asarray(eight.convert("RGB")))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: not an image that can be read ({error})") from None
         if images[-1].shape != images[0].shape:

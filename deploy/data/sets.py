@@ -121,12 +121,21 @@ def pick(arrays: Mapping[str, Array], spec: str, split: str, labels: bool = Fals
             raise DataError(f"{spec}: {len(x)} samples in {x_name!r}, {count} labels in {y_name!r}")
         if y.dtype.kind in "iu" and y.size == count:
             y = y.reshape(-1).astype(np.int64)  # Keras's own data sets have labels of [N, 1]
+        elif _is_one_hot(y):
+            y = y.argmax(axis=1).astype(np.int64)
         elif labels:
             raise DataError(f"{spec}: labels {y_name!r} are {y.dtype} {list(y.shape)}, not class indices")
         else:
             y = None
     classes = arrays["classes"] if "classes" in arrays else np.array([])
     return Dataset(x, y, spec, tuple(str(name) for name in classes.reshape(-1)))
+
+
+def _is_one_hot(y: Array) -> bool:
+    """[N, classes] with a single 1 in each row, as `keras.utils.to_categorical` makes it."""
+    if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "iufb":
+        return False
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())
 
 
 def is_divided(arrays: Mapping[str, Array]) -> bool:

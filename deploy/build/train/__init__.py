@@ -6,7 +6,6 @@ Training towards the integers of the file: quantization-aware, pruned, distilled
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from deploy.build.prune import prunable
 from deploy.build.quantized import Quantized
 from deploy.build.recipe import Recipe
 from deploy.build.repair import SAMPLES, pruned
-from deploy.build.source import THREADS
+from deploy.build.source import limit_threads
 from deploy.build.train import samples as sample_sets
 from deploy.build.train.layers import KINDS
 from deploy.build.train.loop import Progress, Report, Settings, Trainer, settle
@@ -52,12 +51,14 @@ class Trained:
         quantized: the integers; None for a float recipe.
         history: for each epoch: epoch, loss, accuracy (of the training samples) and test_accuracy if there was a test.
         accuracy: of the training graph, not training, on the test samples; None without.
+        rate: the learning rate at its highest.
     """
 
     graph: Graph
     quantized: Quantized | None
     history: list[dict[str, Any]]
     accuracy: float | None
+    rate: float
 
 
 def train(
@@ -99,7 +100,7 @@ def train(
     ready = sample_sets.fit(graph, data, preprocess)
     tested = None if test is None else sample_sets.fit(graph, test, preprocess, one_class=True)
     kinds = kinds_of(graph, recipe)
-    network = _network(graph if adapted else _settled(graph, ready, recipe), recipe, kinds, ready, adapted)
+    network = _network(_settled(graph, ready, recipe, kinds, adapted), recipe, kinds, ready, adapted)
     zeros = recipe.pruning(channel=False)
     settings = Settings(
         epochs=recipe.epochs,
@@ -115,14 +116,12 @@ def train(
     mark = _fingerprint(graph, recipe, ready, f"{optimizer} {settings.rate}", teacher)
     history = trainer.run(tested, folder, mark, resume, report)
     quantized = None if recipe.is_float else network.export()
-    return Trained(network.trained(), quantized, history, history[-1].get("test_accuracy"))
+    return Trained(network.trained(), quantized, history, history[-1].get("test_accuracy"), settings.rate)
 
 
 def deterministic(seed: int) -> None:
     """Make what follows depend on `seed` alone; `deploy.build.source.start` does so for a build."""
-    with contextlib.suppress(RuntimeError):  # TensorFlow runs already, and has its threads
-        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+    limit_threads(tf)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -143,7 +142,7 @@ def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], adapted: bool)
 
 def is_fresh(graph: Graph) -> bool:
     """Whether a normalization was never trained, and so none of the weights; without one nobody can tell."""
-    norms = [node.norm for node in graph.weighted() if node.norm is not None and not node.attrs.get("fixed")]
+    norms = [node.norm for node in graph.weighted() if node.norm is not None]
     return any(not norm.mean.any() and (norm.variance == 1).all() for norm in norms)
 
 
@@ -171,14 +170,18 @@ def _layer(node: Node) -> str:
     return node.layers[0] if node.layers else node.name.rpartition("/")[0] or node.name
 
 
-def _settled(graph: Graph, ready: sample_sets.Samples, recipe: Recipe) -> Graph:
+def _settled(
+    graph: Graph, ready: sample_sets.Samples, recipe: Recipe, kinds: Mapping[str, str], adapted: bool
+) -> Graph:
     """
-    The graph with normalizations that fit its layers, where they do not: in a model that was never trained, or whose
-    structure is new.  Ranges that calibration finds would mean nothing otherwise.
+    The graph that is trained, without activations in front of binary layers, and with normalizations that fit its
+    layers where they do not: in a model that was never trained, whose structure is new, or that lost activations.
+    Ranges that calibration finds would mean nothing otherwise: those of a CNV came out up to 28 times too wide.
     """
-    if not is_fresh(graph) and not recipe.changes:
-        return graph
-    network = Network(graph, {})
+    bare = unclamped(graph, kinds)
+    if not is_fresh(graph) and "binary" not in kinds.values() and (adapted or not recipe.changes):
+        return bare
+    network = Network(bare, {})
     settle(network, ready, Settings(1, recipe.batch, seed=recipe.seed))
     return network.trained()
 
@@ -194,7 +197,7 @@ def _network(
         network = Network(graph, kinds)
     else:
         feeds = ready.some(graph.inputs[0], recipe.samples, recipe.seed)
-        network = _on_grids(unclamped(graph, kinds), recipe, kinds, feeds)
+        network = _on_grids(graph, recipe, kinds, feeds)
     for node in prunable(graph) if zeros else ():
         layer = network.weighted[node.name]
         layer.mask.assign(node.kernel != 0)

@@ -197,8 +197,8 @@ class Weighted(keras.layers.Layer):  # type: ignore[misc]
             kernel = (kernel.reshape(-1, node.channels) * sign).reshape(kernel.shape)
             mean = sign * (norm.mean - (0 if bias is None else bias))
             gamma = np.maximum(np.abs(norm.gamma), GAMMA_LEAST)
-            self.gamma = self._weight("gamma", gamma, learned, lambda g: tf.maximum(g, GAMMA_LEAST))
-            self.beta = self._weight("beta", norm.beta, learned)
+            self.gamma = self._weight("gamma", gamma, True, lambda g: tf.maximum(g, GAMMA_LEAST))
+            self.beta = self._weight("beta", norm.beta, True)
             self.mean = self._weight("mean", mean, False)
             self.variance = self._weight("variance", norm.variance, False)
         else:

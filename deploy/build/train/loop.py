@@ -30,6 +30,7 @@ PRUNING = 0.5  # zeros get more; the rest is fine-tuning
 STAGE_ONE = 0.4  # binary layers have binary activations, but float weights (Bulat et al. 2019; ReActNet 2020)
 MASK_UPDATES = 100  # how often masks are chosen anew while zeros get more
 SETTLING_BATCHES = 100
+BETWEEN = 0.2  # of them, where training goes on
 EVALUATION_BATCH = 500
 
 
@@ -128,7 +129,8 @@ class Trainer:
             epoch += 1
             if epoch == self.settings.epochs:
                 self._phase(self.total)
-            settle(self.network, self.samples, self.settings)
+            # Between epochs they serve the test alone: training has each batch's own.
+            settle(self.network, self.samples, self.settings, 1 if epoch == self.settings.epochs else BETWEEN)
             if test is not None:
                 history[-1]["test_accuracy"] = accuracy(self.network, test)
             if folder is not None:
@@ -173,7 +175,7 @@ class Trainer:
 
     def _step(self) -> Any:
         """The compiled step for the phase that training is in."""
-        stage = any(layer.stage_float for layer in self.binary)
+        stage = self.network.stage_float
         if stage not in self.compiled:
             self.compiled[stage] = tf.function(self._train_step, autograph=False, reduce_retracing=True)
         return self.compiled[stage]
@@ -209,19 +211,22 @@ class Trainer:
         )
 
 
-def settle(network: Network, samples: Samples, settings: Settings) -> None:
+def settle(network: Network, samples: Samples, settings: Settings, share: float = 1) -> None:
     """
     Give the normalizations the statistics of the weights as they are now.
 
     Running means lag behind weights that are trained, and with few bits that counts: a ternary ResNet-8 answered 80 %
     of the test images right by running means, and 83 % by these.  They are means over at most `SETTLING_BATCHES`
     batches of samples as they are, without augmentation.
+
+    Args:
+        share: of those batches that are looked at, in (0, 1].
     """
     if all(layer.node.norm is None for layer in network.weighted.values()):
         return
-    run = tf.function(lambda x: network.values(x, live=True)[network.logits], autograph=False)
+    run = network.answering(live=True)
     batches = samples.shuffled(settings.batch, settings.seed, settings.epochs)
-    for i, (x, _) in zip(range(SETTLING_BATCHES), batches, strict=False):
+    for i, (x, _) in zip(range(round(SETTLING_BATCHES * share)), batches, strict=False):
         network.follow(i / (i + 1))
         run(tf.constant(x))
     network.follow(MOMENTUM)
@@ -229,8 +234,8 @@ def settle(network: Network, samples: Samples, settings: Settings) -> None:
 
 def accuracy(network: Network, samples: Samples) -> float:
     """Share of samples whose largest answer is right, in [0, 1]."""
-    run = tf.function(lambda x: tf.argmax(network.values(x)[network.logits], -1), autograph=False)
-    right = sum(int((np.asarray(run(x)) == y).sum()) for x, y in samples.batches(EVALUATION_BATCH))
+    run = network.answering(live=False)
+    right = sum(int((np.asarray(run(x)).argmax(-1) == y).sum()) for x, y in samples.batches(EVALUATION_BATCH))
     return right / len(samples)
 
 

@@ -55,6 +55,7 @@ class Network(keras.Model):  # type: ignore[misc]
         self.weighted = {node.name: Weighted(node, kinds.get(node.name, "float")) for node in self.graph.weighted()}
         self.binarize: dict[str, Binarize] = {}
         self.grids: dict[str, ActivationGrid] = {}
+        self._answering: dict[tuple[bool, bool], Any] = {}
         self._make_grids(grids or {})
         for name, layer in self.weighted.items():
             if layer.kind == "binary":
@@ -107,6 +108,18 @@ class Network(keras.Model):  # type: ignore[misc]
         """Logits, or whatever the last node makes: [N, ...]."""
         return self.values(x, live=training)[self.logits]
 
+    @property
+    def stage_float(self) -> bool:
+        """Whether binary layers still have float weights."""
+        return any(layer.stage_float for layer in self.weighted.values())
+
+    def answering(self, live: bool) -> Any:
+        """A compiled function of a batch of real values [N, ...] that gives its logits; it is traced once."""
+        key = live, self.stage_float
+        if key not in self._answering:
+            self._answering[key] = tf.function(lambda x: self.values(x, live=live)[self.logits], autograph=False)
+        return self._answering[key]
+
     def follow(self, momentum: float) -> None:
         """How much of their value running means and variances keep at the next batch, in [0, 1)."""
         for layer in self.weighted.values():
@@ -136,9 +149,7 @@ class Network(keras.Model):  # type: ignore[misc]
             out_step = None if target is None else target.step
             if node.name in self.binarize:
                 value, step = self.binarize[node.name](value), 1.0
-            return _RELU[node.activation](
-                layer(value, in_step=step, out_step=out_step, live=live and not node.attrs.get("fixed"))
-            )
+            return _RELU[node.activation](layer(value, in_step=step, out_step=out_step, live=live))
         if node.op == "add":
             return _RELU[node.activation](given[0] + given[1])
         if node.op == "relu":

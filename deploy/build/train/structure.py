@@ -70,12 +70,11 @@ def narrowed(graph: Graph, factor: float, seed: int) -> Graph:
     made = without(graph, channels, gone)
     rng = np.random.default_rng(seed)
     for node in made.weighted():
-        if node.attrs.get("fixed"):
-            continue
         assert node.kernel is not None
-        inputs = int(np.prod(node.kernel.shape[:-1] if node.op != "depthwise" else node.kernel.shape[:2]))
-        node.kernel = (rng.standard_normal(node.kernel.shape) * np.sqrt(2 / inputs)).astype(np.float32)
-        node.bias = None if node.bias is None else np.zeros_like(node.bias)
+        if not node.attrs.get("fixed"):
+            inputs = int(np.prod(node.kernel.shape[:-1] if node.op != "depthwise" else node.kernel.shape[:2]))
+            node.kernel = (rng.standard_normal(node.kernel.shape) * np.sqrt(2 / inputs)).astype(np.float32)
+            node.bias = None if node.bias is None else np.zeros_like(node.bias)
         if node.norm is not None:
             one, zero = np.ones(node.channels, np.float32), np.zeros(node.channels, np.float32)
             node.norm = Norm(one, zero, zero, one, node.norm.epsilon)

@@ -21,22 +21,38 @@ zeros = st.one_of(
     st.builds(lambda kept, more: Prune("nm", 1 - kept / (kept + more), kept, kept + more), *[st.integers(1, 16)] * 2),
     st.builds(lambda share, of: Prune("block", share, of=of), shares, st.sampled_from([4, 16])),
 )
-recipes = st.builds(
-    lambda precision, bits, channel, zero, width, teacher, **options: Recipe(
-        precision="mixed" if bits else precision,
+
+
+def whole(
+    precision: str, bits: Any, channel: list[Prune], zero: list[Prune], structure: list[Structure], **options: Any
+) -> Recipe:
+    """A recipe of these, as far as they can go together."""
+    precision = "mixed" if bits else precision
+    binary = "binary" in (precision, *bits.values())
+    zero = [] if binary else zero
+    blocks = bool(zero) and zero[0].of == 16 and zero[0].pattern == "block"
+    epochs = 7 if binary or structure else options["epochs"]
+    return Recipe(
+        precision=precision,
         bits=bits,
         prune=(*channel, *zero),
-        structure=(*width, *teacher),
-        epochs=7,
-        encoding="sparse" if zero and zero[0].of == 16 and zero[0].pattern == "block" else "dense",
-        **options,
-    ),
+        structure=tuple(structure),
+        encoding="sparse" if blocks and precision in ("int8", "int16x8", "mixed") else "dense",
+        **{**options, "epochs": epochs, "equalize": options["equalize"] and not epochs},
+    )
+
+
+recipes = st.builds(
+    whole,
     st.sampled_from([name for name in PRECISIONS if name != "mixed"]),
     st.one_of(st.just({}), layers),
     st.lists(st.builds(Prune, st.just("channel"), shares), max_size=1),
     st.lists(zeros, max_size=1),
-    st.lists(st.builds(Structure, st.just("width"), shares), max_size=1),
-    st.lists(st.builds(lambda teacher: Structure("distill", teacher=teacher), st.text(min_size=1)), max_size=1),
+    st.tuples(
+        st.lists(st.builds(Structure, st.just("width"), shares), max_size=1),
+        st.lists(st.builds(lambda teacher: Structure("distill", teacher=teacher), st.text(min_size=1)), max_size=1),
+    ).map(lambda parts: parts[0] + parts[1]),
+    epochs=st.sampled_from([0, 7]),
     seed=st.integers(0, 2**31 - 1),
     storage=st.sampled_from([2, 4, 8]),
     rate=st.one_of(st.none(), st.floats(1e-9, 10)),
@@ -121,6 +137,11 @@ def test_first_and_last_layer_keep_8_bits_unless_told() -> None:
         ("distill", "recipe: distill needs training"),
         ("pretrain:3", "recipe: pretrain is for what is trained afterwards"),
         ("int8+encoding:sparse", "recipe: encoding:sparse is for the zeros of block:1x16:S"),
+        ("w4a8+block:1x16:0.5+encoding:sparse", "recipe: encoding:sparse is for weights of 8 bits, not for w4a8"),
+        ("binary+tile:0.5+epochs:1", "recipe: a binary weight is +1 or -1 and never 0: tile cannot go with it"),
+        ("mixed:a=1+nm:2:4+epochs:1", "recipe: a binary weight is +1 or -1 and never 0: nm cannot go with it"),
+        ("int8+equalize:on+epochs:1", "recipe: equalize is for quantization after training, and this one trains"),
+        ("int8+bias:off+epochs:1", "recipe: bias is for quantization after training, and this one trains"),
         ("mixed", "recipe mixed takes a file, or layers"),
         ("mixed:conv=3", "mixed: layer 'conv' has '3'; bits are 8, 4, 2, 1 (binary) or ternary"),
         ("mixed:no.yaml", "no.yaml: No such file or directory"),
@@ -135,6 +156,7 @@ def test_what_cannot_be_meant_is_refused_with_what_it_takes(term: str, expected:
     [
         ("conv: 3", "{file}: layer 'conv' has 3; bits are 8, 4, 2, 1 (binary) or ternary"),
         ("conv: true", "{file}: layer 'conv' has True; bits are 8, 4, 2, 1 (binary) or ternary"),
+        ("conv: [4]", "{file}: layer 'conv' has [4]; one line is a layer and its bits: `conv: 4`"),
         ("- conv", "{file}: not a mapping of layers to bits"),
         ("", "{file}: not a mapping of layers to bits"),
         ("a: [", "{file}: neither YAML nor JSON: "),
