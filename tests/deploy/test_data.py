@@ -110,6 +110,15 @@ def test_labels_that_are_no_class_indices_are_left_out_where_none_are_needed(her
     assert load("data.npz", "test").y is None
 
 
+def test_labels_with_a_one_at_their_class_are_class_indices(here: Path) -> None:
+    np.savez(here / "data.npz", x=np.zeros((3, 2)), y=np.eye(4, dtype=np.float32)[[2, 0, 3]])
+
+    found = load("data.npz", "test", labels=True)
+
+    assert found.y is not None
+    assert [2, 0, 3] == found.y.tolist()
+
+
 def test_labels_in_a_column_are_a_list_of_labels(here: Path) -> None:
     """As Keras's cifar10 has them.  Compared as they are with [N] predictions, numpy would make [N, N] of it."""
     np.savez(here / "data.npz", x=np.zeros((3, 2)), y=np.array([[2], [0], [1]], np.uint8))

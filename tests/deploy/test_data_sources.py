@@ -82,6 +82,14 @@ def test_grey_images_have_one_channel_and_one_in_colour_gives_all_three(pets: Pa
     assert ((3, 4, 1), (3, 4, 3)) == (grey, load_arrays(str(pets))["x_train"].shape[1:])
 
 
+def test_grey_images_of_16_bits_keep_their_upper_eight(pets: Path) -> None:
+    """Pillow's own conversion makes everything above 255 white."""
+    for path in pets.rglob("*.png"):
+        Image.fromarray(np.full((3, 4), 0x7F80, np.uint16)).save(path)
+
+    assert {0x7F} == set(np.unique(load_arrays(str(pets))["x_train"]).tolist())
+
+
 def test_images_of_different_sizes_are_named_with_both(pets: Path) -> None:
     picture(pets / "dog" / "9.png", 1, size=(8, 3))
 

@@ -147,6 +147,42 @@ def test_nothing_to_go_on_from_is_said(here: Path) -> None:
     assert f"{here / 'nothing'}: no checkpoint to go on from" == message
 
 
+def test_training_anew_forgets_the_checkpoints_of_another_recipe(here: Path) -> None:
+    """Else `--resume` would find that of a later stage, after all epochs of an earlier one, to be of something else."""
+    kept = here / "kept"
+    for stage in ("", "float"):
+        (kept / stage).mkdir(exist_ok=True)
+        (kept / stage / "checkpoint.npz").write_bytes(b"of another recipe")
+
+    with pytest.raises(KeyboardInterrupt):
+        made(TRAINED + "+pretrain:1", checkpoints=kept, watch=Watch(steps=_interrupt))
+
+    assert [] == list(kept.rglob("*.npz"))
+
+
+def _interrupt(done: int, total: int, what: str) -> None:
+    if what.startswith("steps"):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("recipe", ["int8+distill+epochs:1", "int8+distill:zoo:resnet8+epochs:1"])
+def test_a_teacher_that_was_never_trained_is_refused(recipe: str) -> None:
+    assert "is not trained, and cannot teach" in refusal(BuildError, recipe)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
+def test_the_manifest_tells_which_files_a_build_began_with_and_how_fast_it_learned(here: Path) -> None:
+    options = "+batch:32+augment:off+samples:32"
+    made("float32+epochs:1" + options, keep=here / "net.keras")
+
+    recipe = f"int8+distill:{here / 'net.keras'}+epochs:1{options}"
+    written = made(recipe, str(here / "net.keras")).bundle.manifest.recipe
+
+    file = digest((here / "net.keras").read_bytes())
+    assert (file, file, {"int8": 3e-4}) == (written["source_sha256"], written["teacher_sha256"], written["rates"])
+    assert "distill:net.keras" in written["recipe"] and str(here) not in json.dumps(written)
+
+
 def test_a_build_that_fails_leaves_no_file(here: Path) -> None:
     before = sorted(path.name for path in here.iterdir())
 
@@ -166,6 +202,7 @@ def _exploding(here: Path) -> str:
         ({"resume": True}, "recipe int8 trains nothing that could be kept or resumed"),
         ({"keep": Path("net.keras")}, "recipe int8 trains nothing that could be kept or resumed"),
         ({"recipe": "int8+epochs:1", "keep": Path("net.h5")}, "net.h5: a trained model is kept as .keras"),
+        ({"recipe": "int8+epochs:1", "keep": Path("no/net.keras")}, "no/net.keras: no folder no"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], expected: str) -> None:

@@ -178,6 +178,41 @@ def test_training_beats_what_was_pruned_and_rounded_after_training(graph: Graph,
     assert right(twin, data[1]) + 20 < right(trained, data[1])
 
 
+def test_ranges_of_a_binary_network_are_those_of_its_training(data: tuple[Dataset, Dataset]) -> None:
+    """Without activations values grow from layer to layer, unless normalizations know that activations are gone."""
+    import keras
+
+    layers = keras.layers
+    x = inputs = keras.Input((8, 8, 1))
+    for _ in range(5):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(x)))
+    model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+    made, _ = export(from_keras(model), "binary+epochs:1+rate:0.000001", data[0])
+
+    assert made.quantized is not None
+    highs = [high for name, (_, high) in made.quantized.ranges.items() if name.startswith("conv2d")]
+    assert 5 == len(highs) and max(highs) < 12, highs
+
+
+def test_a_normalization_that_stands_alone_is_trained(data: tuple[Dataset, Dataset]) -> None:
+    import keras
+
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(8, 3, activation="relu")(inputs)
+    x = layers.GlobalAveragePooling2D()(layers.BatchNormalization(name="alone")(x))
+    model = keras.Model(inputs, layers.Dense(10)(x))
+    before = from_keras(model)
+
+    after = train(before, parse("float32+epochs:1" + OPTIONS), data[0]).graph
+
+    norm = after["alone"].norm
+    assert training.is_fresh(before) and not training.is_fresh(after)
+    assert norm is not None and norm.mean.any() and norm.beta.any() and (norm.gamma != 1).all()
+    assert (after["alone"].kernel == 1).all()
+
+
 def right(quantized: Quantized, data: Dataset) -> int:
     """Of the first 200 samples, by LiteRT."""
     runtime = Interpreter(model_content=write(quantized, least_bits=8))
