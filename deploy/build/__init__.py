@@ -187,7 +187,7 @@ def _preprocess(samples: Samples, inputs: Sequence[TensorInfo], asks: bool) -> d
     """
     What the manifest says, so that host and board feed the same.
 
-    Whole numbers that were fed to a model of real ones as they are were meant so by who trained it; that is said.
+    Whole numbers that a model of real ones scales by itself are fed as they are, and that is said.
     Of a model that comes without its training nobody knows, and nobody may guess.
     """
     if samples.preprocess is not None:

@@ -22,7 +22,7 @@ import numpy as np
 from deploy import zoo
 from deploy.build import convert, source
 from deploy.build.recipe import SELF, Recipe
-from deploy.data import Array, Dataset, feed
+from deploy.data import Array, Dataset, feed, refuse_ambiguous
 from deploy.errors import BadInput, BuildError, DataError
 from deploy.paths import whole
 from devices.protocol.manifest import TensorInfo
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from deploy.build.quantized import Quantized
 
 OURS, TENSORFLOW = "deploy", "tensorflow"
+_SCALING = ("Rescaling", "Normalization", "BatchNormalization")  # what makes real values of pixels
+_MOVING = ("InputLayer", "Reshape", "Flatten", "Permute", "ZeroPadding2D", "Cropping2D", "Resizing")
 _KIND = {"w8": "8", "w4": "4", "w2": "2", "ternary": "ternary"}  # of a recipe -> of a grid
 
 
@@ -167,6 +169,7 @@ def make(
             model = source.load(tf, name, samples.train)
     if isinstance(model, Path):
         return _converted(tf, model, name, recipe, samples, watch, made)
+    _check_meaning(model, samples)
     labelled = samples.test is not None and samples.test.y is not None
     if labelled and not name.startswith(zoo.PREFIX) and _one_each(model):
         with made.timed("float accuracy"):
@@ -199,6 +202,24 @@ def make(
         with made.timed("compare"):
             made.sqnr_db = deviations(made.quantized, _feeds(made.graph, recipe, samples, SAMPLES))
     return made
+
+
+def _check_meaning(model: Any, samples: Samples) -> None:
+    """
+    Whole numbers may be fed as they are to a model that scales them itself; of others nobody may guess.
+
+    Raises:
+        BadInput: nobody said what they mean.
+    """
+    known = samples.train or samples.test
+    inputs = getattr(model, "inputs", None) or ()
+    if samples.preprocess is not None or known is None or len(inputs) != 1:
+        return
+    kinds = [type(layer).__name__ for layer in model.layers]
+    computing = [kind for kind in kinds if kind not in _MOVING and not kind.startswith("Random")]
+    if not computing or computing[0] not in _SCALING:
+        info = TensorInfo(inputs[0].name, str(inputs[0].dtype), (1, *known.x.shape[1:]))
+        refuse_ambiguous(known.x, info, known.source)
 
 
 def _compress(

@@ -1,8 +1,9 @@
 """
 Models from the literature, as Keras builders: a start for users and benchmarks, untrained.
 
-``deploy build zoo:resnet8 --data cifar10 --recipe int8+pretrain:60 --epochs 2`` makes one for the shape and the classes of
-the data, trains it and builds it.  In Python ``deploy.zoo.make("resnet8", (32, 32, 3), 10)`` is the Keras model alone.
+``deploy build zoo:resnet8 --data cifar10 --recipe int8+pretrain:60 --epochs 2`` makes one for the shape and the classes
+of the data, trains it and builds it.  In Python ``deploy.zoo.make("resnet8", (32, 32, 3), 10)`` is the Keras model
+alone.
 """
 
 from __future__ import annotations

@@ -141,6 +141,10 @@ def test_a_build_comes_out_the_same_from_its_manifest_even_if_it_was_interrupted
     assert ("a", "b", "c", "d") == first.bundle.manifest.labels
 
 
+def test_pixels_for_a_model_that_does_not_scale_them_are_refused_until_somebody_says_what_they_mean() -> None:
+    assert "samples are uint8, input 'image' takes real values" in refusal(BadInput, "int8", "our_models:split")
+
+
 def test_nothing_to_go_on_from_is_said(here: Path) -> None:
     message = refusal(BuildError, TRAINED, checkpoints=here / "nothing", resume=True)
 
@@ -259,11 +263,12 @@ def test_a_float_recipe_that_trains_is_written_by_tensorflow_and_answers_what_wa
 
 
 def test_int8_of_a_model_whose_layers_cannot_be_read_is_tensorflows_and_says_so() -> None:
-    built = made("int8", "our_models:split")
+    raw = {"preprocess": PREPROCESS["raw"]}
+    built = made("int8", "our_models:split", **raw)
 
     assert "tensorflow" == built.bundle.manifest.recipe["by"]
     assert "int8" == built.facts.inputs[0].dtype
-    assert "has 2 outputs, which no node here has" in refusal(BuildError, "w4a8", "our_models:split")
+    assert "has 2 outputs, which no node here has" in refusal(BuildError, "w4a8", "our_models:split", **raw)
     assert "our_models:subclassed returned a Nothing, which does not know its inputs" == refusal(
         BuildError, "int8", "our_models:subclassed"
     )
