@@ -212,7 +212,7 @@ def _check_meaning(model: Any, samples: Samples) -> None:
         BadInput: nobody said what they mean.
     """
     known = samples.train or samples.test
-    inputs = getattr(model, "inputs", None) or ()
+    inputs: list[Any] = list(getattr(model, "inputs", None) or [])
     if samples.preprocess is not None or known is None or len(inputs) != 1:
         return
     kinds = [type(layer).__name__ for layer in model.layers]
