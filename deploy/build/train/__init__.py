@@ -38,8 +38,8 @@ __all__ = ["Progress", "Trained", "is_fresh", "kinds_of", "restructured", "train
 
 RATE = 1e-3
 ROUNDING_RATE = 3e-4
-SEARCHING_RATE = 3e-3
-FRESH_RATE = 1e-2
+BINARY_RATE = 3e-3
+SEARCHING_RATE = 1e-2
 """The highest learning rates, for Adam; README.md says what was tried."""
 
 
@@ -132,11 +132,10 @@ def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], adapted: bool)
     they would lose what they know, on grids of 8 bits, too.
     """
     if max(kinds.values(), key=list(kinds.values()).count, default="") == "binary":
-        return SEARCHING_RATE
-    fresh = is_fresh(graph)
-    moved = fresh or ((recipe.changes or recipe.prune) and not adapted)
+        return BINARY_RATE
+    moved = is_fresh(graph) or ((recipe.changes or recipe.prune) and not adapted)
     if recipe.is_float and moved:
-        return FRESH_RATE if fresh else SEARCHING_RATE
+        return SEARCHING_RATE
     return RATE if recipe.is_float or moved else ROUNDING_RATE
 
 
