@@ -28,6 +28,7 @@ from deploy.paths import whole
 from devices.protocol.manifest import TensorInfo
 
 if TYPE_CHECKING:
+    from deploy.build.deviation import Agreement
     from deploy.build.graph import Graph
     from deploy.build.quantized import Quantized
 
@@ -65,6 +66,8 @@ class Made:
             weights, and without labels.
         opaque: layers that have no integer form here, and why.
         sqnr_db: node -> signal to quantization noise of its integers against its float weights.
+        answers: of a training graph, see `deploy.build.train.Trained`.
+        agreement: of the file's integers with those; None where nothing was trained on a grid.
         seconds: what took how long.
     """
 
@@ -77,6 +80,8 @@ class Made:
     before: float | None = None
     opaque: dict[str, str] = field(default_factory=dict)
     sqnr_db: dict[str, float] = field(default_factory=dict)
+    answers: Callable[[Array], Mapping[str, Array]] | None = None
+    agreement: Agreement | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -195,13 +200,23 @@ def make(
             raise BuildError(f"{keep}: {error.strerror}") from None
     with made.timed("write"):
         _write(tf, name, recipe, made)
-    if made.quantized is not None and not any(weights.binary for weights in made.quantized.weights.values()):
-        from deploy.build.deviation import SAMPLES, deviations
-
+    if made.quantized is not None:
         watch.note("comparing each layer with float")
         with made.timed("compare"):
-            made.sqnr_db = deviations(made.quantized, _feeds(made.graph, recipe, samples, SAMPLES))
+            _compare(made.graph, made.quantized, recipe, samples, made)
     return made
+
+
+def _compare(graph: Graph, quantized: Quantized, recipe: Recipe, samples: Samples, made: Made) -> None:
+    """How the integers of the file differ from what they stand for."""
+    from deploy.build import deviation
+
+    feeds = _feeds(graph, recipe, samples, deviation.SAMPLES)
+    found = deviation.integers(quantized, feeds)
+    if made.answers is not None:
+        made.agreement = deviation.agreement(quantized, found, made.answers(*feeds.values()))
+    if not any(weights.binary for weights in quantized.weights.values()):  # these are no rounded floats
+        made.sqnr_db = deviation.deviations(quantized, feeds, found)
 
 
 def _check_meaning(model: Any, samples: Samples) -> None:
@@ -305,7 +320,7 @@ def _train(
     if channel and fresh:
         made.graph = _restructured(made.graph, recipe, samples, prune=channel)
     done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and early == recipe.prune)
-    made.graph, made.quantized = done.graph, done.quantized
+    made.graph, made.quantized, made.answers = done.graph, done.quantized, done.answers
 
 
 def _teacher(tf: Any, recipe: Recipe, samples: Samples, graph: Graph) -> Graph | None:

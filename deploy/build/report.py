@@ -18,6 +18,7 @@ from deploy.model_file import KERNELS, cost, layers
 from deploy.paths import whole
 
 if TYPE_CHECKING:
+    from deploy.build.deviation import Agreement
     from deploy.evaluate import Accuracy
 
 FORMAT = 1
@@ -69,6 +70,7 @@ class Report:
         before: accuracy of the float model on the test samples, in [0, 1]; None where it was not measured.
         after: the same of the file, run by LiteRT.
         samples: how many `after` was measured with.
+        agreement: of the file's integers with the training graph's; None where nothing was trained on a grid.
         history: of training: stage, epoch, loss, accuracy (of the training samples) and test_accuracy.
         seconds: what took how long.
     """
@@ -85,6 +87,7 @@ class Report:
     before: float | None = None
     after: float | None = None
     samples: int = 0
+    agreement: Agreement | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -135,6 +138,7 @@ def describe(source: str, recipe: Recipe, made: Made, accuracy: Accuracy | None)
         before=made.before,
         after=None if accuracy is None else accuracy.value,
         samples=0 if accuracy is None else accuracy.samples,
+        agreement=made.agreement,
         history=list(made.history),
         seconds={what: round(seconds, 3) for what, seconds in made.seconds.items()},
     )

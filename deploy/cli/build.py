@@ -177,6 +177,8 @@ def command(
         a = built.accuracy
         before = f"; the float model {made.before:.2%}" if made and made.before is not None else ""
         common.show(f"accuracy {a.value:.2%} ({a.correct} of {a.samples}, on this machine){before}")
+    if made and made.agreement:
+        common.show(f"integers {made.agreement.text}")
     if manifest.preprocess:
         common.show(f"fed      x * {manifest.preprocess['scale']:.6g} + {manifest.preprocess['offset']:.6g}")
     if manifest.golden:

@@ -7,7 +7,7 @@ Training towards the integers of the file: quantization-aware, pruned, distilled
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from deploy.build.calibrate import calibrate, grids
 from deploy.build.from_keras import from_keras
-from deploy.build.graph import Graph, Node, folded
+from deploy.build.graph import Floats, Graph, Node, folded
 from deploy.build.posttraining import Options, quantize
 from deploy.build.prune import prunable
 from deploy.build.quantized import Quantized
@@ -26,7 +26,7 @@ from deploy.build.recipe import Recipe
 from deploy.build.repair import SAMPLES, pruned
 from deploy.build.source import limit_threads
 from deploy.build.train import samples as sample_sets
-from deploy.build.train.layers import KINDS
+from deploy.build.train.layers import KINDS, array
 from deploy.build.train.loop import Progress, Report, Settings, Trainer, settle
 from deploy.build.train.loss import distilled
 from deploy.build.train.network import Network, unclamped
@@ -52,6 +52,7 @@ class Trained:
         history: for each epoch: epoch, loss, accuracy (of the training samples) and test_accuracy if there was a test.
         accuracy: of the training graph, not training, on the test samples; None without.
         rate: the learning rate at its highest.
+        answers: of real inputs [N, ...], what each node of the training graph computes, not training.
     """
 
     graph: Graph
@@ -59,6 +60,7 @@ class Trained:
     history: list[dict[str, Any]]
     accuracy: float | None
     rate: float
+    answers: Callable[[Floats], dict[str, Floats]]
 
 
 def train(
@@ -116,7 +118,11 @@ def train(
     mark = _fingerprint(graph, recipe, ready, f"{optimizer} {settings.rate}", teacher)
     history = trainer.run(tested, folder, mark, resume, report)
     quantized = None if recipe.is_float else network.export()
-    return Trained(network.trained(), quantized, history, history[-1].get("test_accuracy"), settings.rate)
+
+    def answers(x: Floats) -> dict[str, Floats]:
+        return {name: array(value) for name, value in network.values(tf.constant(x)).items()}
+
+    return Trained(network.trained(), quantized, history, history[-1].get("test_accuracy"), settings.rate, answers)
 
 
 def deterministic(seed: int) -> None:
@@ -246,6 +252,6 @@ def _fingerprint(graph: Graph, recipe: Recipe, ready: sample_sets.Samples, how: 
             sha.update(f"{node.name} {node.op} {node.inputs} {node.shape}\n".encode())
             if node.kernel is not None:
                 sha.update(node.kernel.tobytes())
-    for array in (ready.x, ready.y):
-        sha.update(np.ascontiguousarray(array).tobytes())
+    for samples in (ready.x, ready.y):
+        sha.update(np.ascontiguousarray(samples).tobytes())
     return sha.hexdigest()

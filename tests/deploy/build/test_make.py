@@ -139,6 +139,9 @@ def test_a_build_comes_out_the_same_from_its_manifest_even_if_it_was_interrupted
         written[key] for key in ("recipe", "by", "data_sha256")
     )
     assert ("a", "b", "c", "d") == first.bundle.manifest.labels
+    assert resumed.report.agreement is not None
+    assert 32 * (8 * 8 * 10 + 4 * 4 * 32 + 32 + 4) == resumed.report.agreement.values  # of every tensor
+    assert resumed.report.agreement.differing <= resumed.report.agreement.values // 200
 
 
 def test_pixels_for_a_model_that_does_not_scale_them_are_refused_until_somebody_says_what_they_mean() -> None:

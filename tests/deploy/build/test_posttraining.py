@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.build.calibrate import calibrate, grids
-from deploy.build.deviation import deviations
+from deploy.build.deviation import deviations, integers
 from deploy.build.equalize import equalize
 from deploy.build.execute import activate, compute, forward, weigh
 from deploy.build.graph import Floats, Graph, Node, fold
@@ -146,8 +146,10 @@ def test_deviations_say_which_layer_loses(graph: Graph) -> None:
     """Two bits for one layer: it and what follows lose, what lies in front does not."""
     kinds = inner(graph, "8")
 
-    fine = deviations(quantize(graph, FEEDS, kinds), FEEDS)
-    coarse = deviations(quantize(graph, FEEDS, kinds | {"mixed": "ternary"}), FEEDS)
+    fine, coarse = (
+        deviations(made, FEEDS, integers(made, FEEDS))
+        for made in (quantize(graph, FEEDS, kinds), quantize(graph, FEEDS, kinds | {"mixed": "ternary"}))
+    )
 
     assert set(graph.nodes) == set(fine)
     assert coarse["mixed"] < 25 < 30 < fine["mixed"]
