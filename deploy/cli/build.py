@@ -114,7 +114,7 @@ def command(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    from deploy import signing
+    from deploy import signing, zoo
     from deploy.build import Watch, build
     from deploy.build import recipe as recipes
     from deploy.build import report as build_report
@@ -173,6 +173,8 @@ def command(
         _table(made)
     common.show(f"{out}: {common.size(out.stat().st_size)}, model {common.size(built.facts.bytes)}")
     common.show(f"recipe   {manifest.recipe['recipe']}")
+    if made and source.startswith(zoo.PREFIX) and not made.settings["epochs"]:
+        common.show("weights  random: nobody has trained a model of the zoo; `--epochs N` does")
     if built.accuracy:
         a = built.accuracy
         before = f"; the float model {made.before:.2%}" if made and made.before is not None else ""

@@ -300,6 +300,15 @@ def test_the_report_tells_of_each_layer_what_the_file_holds(quantized: Built, he
         reports.save(report, Path("report.txt"))
 
 
+def test_a_model_of_the_zoo_that_nobody_trained_is_said_to_be_random(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = "build zoo:resnet8 --data shapes.npz --recipe int8+samples:8 --no-golden"
+
+    assert 0 == deploy(words.split())
+    assert "weights  random: nobody has trained a model of the zoo" in capfd.readouterr().out
+
+
 def test_the_command_line_puts_terms_together_and_shows_what_became_of_each_layer(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
