@@ -246,13 +246,13 @@ def _compress(
         _train(tf, recipe, samples, watch, made, folder, resume)
         return
     if channel := recipe.pruning(channel=True):
-        made.graph = _restructured(made.graph, recipe, samples, prune=(channel,))
+        made.graph = _restructured(made.graph, recipe, samples, watch, prune=(channel,))
     if zeros := recipe.pruning(channel=False):
         from deploy.build.repair import SAMPLES, pruned
 
         with made.timed("prune"):
             feeds = _feeds(made.graph, recipe, samples, SAMPLES)
-            made.graph = pruned(made.graph, zeros, feeds, lambda what, done, total: watch.steps(done, total, what))
+            made.graph = pruned(made.graph, zeros, feeds, _told(watch))
     if not recipe.is_float:
         with made.timed("quantize"):
             made.quantized = _quantized(made.graph, recipe, samples, watch)
@@ -304,12 +304,12 @@ def _train(
         if folder is not None and not resume:  # of an earlier recipe: `--resume` would find it
             (folder / stage / checkpoint.NAME).unlink(missing_ok=True)
     if recipe.changes:
-        made.graph = _restructured(made.graph, recipe, samples, structure=recipe.changes)
+        made.graph = _restructured(made.graph, recipe, samples, watch, structure=recipe.changes)
     fresh = is_fresh(made.graph)
     early = () if fresh else tuple(p for p in recipe.prune if p.pattern == "channel" or recipe.schedule == "once")
     channel = tuple(p for p in recipe.prune if p.pattern == "channel")
     if channel and not fresh:
-        made.graph = _restructured(made.graph, recipe, samples, prune=channel)
+        made.graph = _restructured(made.graph, recipe, samples, watch, prune=channel)
     if recipe.pretrain:
         same = ("seed", "batch", "augment", "temperature", "balance")
         kept = {name: getattr(recipe, name) for name in same}
@@ -318,7 +318,7 @@ def _train(
         made.graph = trained("float", plain, None if itself else teacher).graph
         teacher = made.graph if itself else teacher
     if channel and fresh:
-        made.graph = _restructured(made.graph, recipe, samples, prune=channel)
+        made.graph = _restructured(made.graph, recipe, samples, watch, prune=channel)
     done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and early == recipe.prune)
     made.graph, made.quantized, made.answers = done.graph, done.quantized, done.answers
 
@@ -352,10 +352,16 @@ def _reporter(watch: Watch, stage: str) -> Callable[[Any], None]:
     return report
 
 
-def _restructured(graph: Graph, recipe: Recipe, samples: Samples, **terms: Any) -> Graph:
+def _restructured(graph: Graph, recipe: Recipe, samples: Samples, watch: Watch, **terms: Any) -> Graph:
     from deploy.build.train.structure import restructured
 
-    return restructured(graph, Recipe(epochs=1, seed=recipe.seed, **terms), samples.train, samples.preprocess)
+    step = Recipe(epochs=1, seed=recipe.seed, **terms)
+    return restructured(graph, step, samples.train, samples.preprocess, _told(watch))
+
+
+def _told(watch: Watch) -> Callable[[str, int, int], None]:
+    """As what computes reports its progress."""
+    return lambda what, done, total: watch.steps(done, total, what)
 
 
 def _quantized(graph: Graph, recipe: Recipe, samples: Samples, watch: Watch) -> Quantized:
@@ -372,7 +378,7 @@ def _quantized(graph: Graph, recipe: Recipe, samples: Samples, watch: Watch) -> 
     )
     watch.note("quantizing")
     feeds = _feeds(graph, recipe, samples, recipe.samples)
-    return quantize(graph, feeds, kinds, options, lambda what, done, total: watch.steps(done, total, what))
+    return quantize(graph, feeds, kinds, options, _told(watch))
 
 
 def _feeds(graph: Graph, recipe: Recipe, samples: Samples, count: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from deploy.build.graph import Graph, Node
+from deploy.build.repair import Progress
 from deploy.build.train.loss import cross_entropy
 from deploy.build.train.network import Network
 from deploy.errors import BuildError
@@ -149,7 +150,9 @@ def worth(graph: Graph, channels: Channels, batches: Iterable[tuple[Any, Any]]) 
     return {i: value for i, value in found.items() if i not in channels.locked}
 
 
-def superfluous(channels: Channels, worths: dict[int, float], share: float) -> set[int]:
+def superfluous(
+    channels: Channels, worths: dict[int, float], share: float, progress: Progress | None = None
+) -> set[int]:
     """
     The channels that go: always those with the least worth for what they cost, see `COST_POWER`.
 
@@ -159,6 +162,7 @@ def superfluous(channels: Channels, worths: dict[int, float], share: float) -> s
     Args:
         worths: channel -> worth.
         share: of the multiply-accumulates, that is to go.
+        progress: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
         BuildError: so much cannot go.
@@ -188,6 +192,8 @@ def superfluous(channels: Channels, worths: dict[int, float], share: float) -> s
         touched = [(ids, least) for ids, least in counts.values() if np.isin(best, ids).any()]
         if all((~np.isin(ids, list(after))).sum() >= least for ids, least in touched):
             gone, now = after, channels.macs(after)
+            if progress:
+                progress("choosing channels", min(whole - now, int(whole - target)), int(whole - target))
     return gone
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.build.graph import Floats, Graph, Node, Norm
 from deploy.build.recipe import Recipe
-from deploy.build.repair import SAMPLES, repaired
+from deploy.build.repair import SAMPLES, Progress, repaired
 from deploy.build.train import samples as sample_sets
 from deploy.build.train.channels import MULTIPLE, Channels, superfluous, worth
 from deploy.data import Dataset
@@ -22,7 +22,11 @@ WORTH_BATCHES, WORTH_BATCH = 20, 128
 
 
 def restructured(
-    graph: Graph, recipe: Recipe, data: Dataset | None, preprocess: Mapping[str, float] | None = None
+    graph: Graph,
+    recipe: Recipe,
+    data: Dataset | None,
+    preprocess: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
 ) -> Graph:
     """
     What ``width``, ``separable`` and ``channel`` of a recipe make of a graph, in this order.
@@ -30,6 +34,7 @@ def restructured(
     Args:
         graph: it is not changed.
         data: with labels; ``channel`` needs them.
+        progress: called with what is being done, how much of it is done, and how much there is.
 
     Returns:
         A graph: weights of ``width`` begin anew, those of ``separable`` are the nearest to what they replace, and those
@@ -46,7 +51,7 @@ def restructured(
     if (prune := recipe.pruning(channel=True)) is not None:
         if data is None:
             raise BuildError(f"{prune.text} needs labelled data to tell which channels matter", "`--data FILE.npz`")
-        graph = slimmed(graph, prune.sparsity, sample_sets.fit(graph, data, preprocess), recipe.seed)
+        graph = slimmed(graph, prune.sparsity, sample_sets.fit(graph, data, preprocess), recipe.seed, progress)
     return graph
 
 
@@ -116,7 +121,9 @@ def separated(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes)
 
 
-def slimmed(graph: Graph, share: float, samples: sample_sets.Samples, seed: int) -> Graph:
+def slimmed(
+    graph: Graph, share: float, samples: sample_sets.Samples, seed: int, progress: Progress | None = None
+) -> Graph:
     """
     The graph without the channels that matter least, `share` of its multiply-accumulates less, and repaired.
 
@@ -126,9 +133,9 @@ def slimmed(graph: Graph, share: float, samples: sample_sets.Samples, seed: int)
     channels = Channels(graph)
     batches = zip(range(WORTH_BATCHES), samples.shuffled(WORTH_BATCH, seed, 0), strict=False)
     worths = worth(graph, channels, (batch for _, batch in batches))
-    gone = superfluous(channels, worths, share)
+    gone = superfluous(channels, worths, share, progress)
     feeds = samples.some(graph.inputs[0], SAMPLES, seed)
-    return repaired(without(graph, channels, gone), graph, feeds, channels.without(gone))
+    return repaired(without(graph, channels, gone), graph, feeds, channels.without(gone), progress)
 
 
 def without(graph: Graph, channels: Channels, gone: set[int]) -> Graph:
