@@ -312,8 +312,11 @@ class Weighted(keras.layers.Layer):  # type: ignore[misc]
             for running, new in ((self.mean, mean), (self.variance, variance)):
                 running.assign(self.momentum * running + (1 - self.momentum) * new)
             return tf.reshape(out, tf.shape(sums))
+        floating = in_step is None or out_step is None or self.kind == "float" or self.stage_float
+        if floating and self.node.norm is None:  # TensorFlow makes one operator of convolution, bias and ReLU
+            return tf.nn.bias_add(sums, tf.convert_to_tensor(self.bias))
         offset, factor = self.offset(), self.factor()
-        if in_step is None or out_step is None or self.kind == "float" or self.stage_float:
+        if floating:
             return sums * factor + offset
         unit = tf.stop_gradient(in_step * self.scale() * factor)
         out = sums * factor + rounded_through(offset / unit) * unit
