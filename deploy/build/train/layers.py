@@ -153,6 +153,7 @@ class Binarize(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, threshold: Floats, learned: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.learned = learned
         self.threshold = self.add_weight(
             name="threshold",
             shape=threshold.shape,

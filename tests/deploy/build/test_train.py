@@ -195,6 +195,21 @@ def test_ranges_of_a_binary_network_are_those_of_its_training(data: tuple[Datase
     assert 5 == len(highs) and max(highs) < 12, highs
 
 
+def test_a_step_that_leaves_out_grids_of_which_only_signs_are_read_computes_the_same(
+    graph: Graph, data: tuple[Dataset, Dataset]
+) -> None:
+    _, network = export(graph, "binary+edges:same+epochs:1", data[0])
+    x = tf.constant(data[0].x[:64].astype(np.float32))
+    left_out = network.signed
+
+    short = np.asarray(network.values(x, live=True)[network.logits])
+    network.signed = set()
+    whole = np.asarray(network.values(x, live=True)[network.logits])
+
+    assert {"add"} == set(left_out)
+    np.testing.assert_array_equal(whole, short)
+
+
 def test_a_normalization_that_stands_alone_is_trained(data: tuple[Dataset, Dataset]) -> None:
     import keras
 
