@@ -130,9 +130,9 @@ class Recipe:
             convolution of 2 bits (our kernels do); 4 and 8 make a larger file that it runs.
         schedule: of zeros: ``once``, before the first epoch and with the other weights repaired, or ``cubic``, more and
             more of them over the first half of the epochs, for a model that begins with random weights.
-        rate: the learning rate of `epochs`, not of `pretrain`, at its highest; None: 3e-4 where training makes up for
-            rounding alone, 3e-3 for binary layers, 1e-3 otherwise; in float 1e-2 for random weights, after pruning, and
-            in another structure.
+        rate: the learning rate of `epochs`, not of `pretrain`, at its highest; None: where training makes up for
+            rounding alone 3e-4, to 8 bits 1e-4; 3e-3 for binary layers, 1e-3 otherwise; in float 1e-2 for random
+            weights, after pruning, and in another structure.
         batch: samples in a training step.
         augment: whether images are flipped and shifted while training.
         temperature, balance: of distillation: softmax temperature, and the teacher's share of the loss in [0, 1].

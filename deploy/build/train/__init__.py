@@ -38,6 +38,7 @@ __all__ = ["Progress", "Trained", "is_fresh", "kinds_of", "restructured", "train
 
 RATE = 1e-3
 ROUNDING_RATE = 3e-4
+EIGHT_BIT_RATE = 1e-4
 BINARY_RATE = 3e-3
 SEARCHING_RATE = 1e-2
 """The highest learning rates, for Adam; README.md says what was tried."""
@@ -142,7 +143,9 @@ def _rate(graph: Graph, recipe: Recipe, kinds: Mapping[str, str], adapted: bool)
     moved = is_fresh(graph) or ((recipe.changes or recipe.prune) and not adapted)
     if recipe.is_float and moved:
         return SEARCHING_RATE
-    return RATE if recipe.is_float or moved else ROUNDING_RATE
+    if recipe.is_float or moved:
+        return RATE
+    return EIGHT_BIT_RATE if set(kinds.values()) == {"w8"} else ROUNDING_RATE
 
 
 def is_fresh(graph: Graph) -> bool:
