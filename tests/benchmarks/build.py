@@ -68,7 +68,7 @@ ROWS = {
     "tile": Row("int8, 75 % tile zeros", "int8+tile:0.75+distill+pretrain:40+epochs:2", FLOAT - 0.02, pushed=0.4),
     "w4a8-tile": Row("w4a8, 50 % tile zeros", "w4a8+tile:0.5+distill+epochs:15", FLOAT - 0.015),
     "channel": Row("int8, half of the MACs", "int8+channel:0.5+distill+pretrain:40+epochs:2", FLOAT - 0.015),
-    "binary": Row("CNV, one bit (W1A1)", "binary+epochs:25", 0.82, source="zoo:cnv", preprocess=""),
+    "binary": Row("CNV, one bit (W1A1)", "binary+epochs:22", 0.82, source="zoo:cnv", preprocess=""),
     "width": Row("width 0.5, trained alone", "int8+width:0.5+pretrain:20+epochs:2", 0.0),
     "distill": Row("width 0.5, distilled", "int8+width:0.5+distill+pretrain:20+epochs:2", 0.01, over="width"),
 }
