@@ -9,7 +9,6 @@ a model that kills its interpreter does not kill the build.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -223,13 +222,14 @@ def _recipe(
 ) -> dict[str, Any]:
     """What it takes to do it again; file names without folders, as the bytes must not depend on where things lie."""
     teacher = recipe.structured("distill")
-    digests = {"source_sha256": _file_digest(source), "teacher_sha256": teacher and _file_digest(teacher.teacher)}
-    if teacher and digests["teacher_sha256"]:
+    taught = _file_digest(teacher.teacher) if teacher else None
+    if teacher and taught:
         named = replace(teacher, teacher=Path(teacher.teacher).name)
         recipe = replace(recipe, structure=(*recipe.changes, named))
     written: dict[str, Any] = {"recipe": recipe.text, "source": source if ":" in source else Path(source).name}
     if recipe.precision != AS_IS:
         written |= {"settings": recipe.to_json(), "by": made.by}
+        digests = {"source_sha256": _file_digest(source), "teacher_sha256": taught}
         written |= {name: digest for name, digest in digests.items() if digest}
     if made.rates:
         written["rates"] = made.rates
@@ -240,7 +240,7 @@ def _recipe(
 
 def _file_digest(path: str) -> str | None:
     """SHA-256 of a file; None of what is none, as a function or a model of the zoo."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None
+    return manifests.digest(Path(path).read_bytes()) if Path(path).is_file() else None
 
 
 def _accuracy(accuracy: Accuracy | None, test: Dataset | None, proof: prove.Proof) -> dict[str, Any] | None:

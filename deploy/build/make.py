@@ -273,9 +273,9 @@ def _train(
     """
     from deploy.build.train import checkpoint, is_fresh, train
 
-    stages = {"float": recipe.pretrain, "": recipe.epochs}
-    there = {stage: folder is not None and (folder / stage / checkpoint.NAME).is_file() for stage in stages}
-    if resume and not any(there.values()):
+    files = {} if folder is None else {stage: folder / stage / checkpoint.NAME for stage in ("float", "")}
+    there = [stage for stage, file in files.items() if file.is_file()]
+    if resume and not there:
         raise BuildError(f"{folder}: no checkpoint to go on from", "without `--resume` training begins anew")
 
     def trained(stage: str, step: Recipe, teacher: Any, adapted: bool = False) -> Any:
@@ -291,7 +291,7 @@ def _train(
                 teacher=teacher,
                 adapted=adapted,
                 folder=None if folder is None else folder / stage,
-                resume=resume and there[stage],
+                resume=resume and stage in there,
                 report=_reporter(watch, stage or step.precision),
             )
         made.history += [{"stage": stage or step.precision, **epoch} for epoch in done.history]
@@ -300,16 +300,15 @@ def _train(
 
     assert made.graph is not None
     teacher = _teacher(tf, recipe, samples, made.graph)
-    for stage in stages:
-        if folder is not None and not resume:  # of an earlier recipe: `--resume` would find it
-            (folder / stage / checkpoint.NAME).unlink(missing_ok=True)
+    for file in () if resume else files.values():  # of an earlier recipe: `--resume` would find it
+        file.unlink(missing_ok=True)
     if recipe.changes:
         made.graph = _restructured(made.graph, recipe, samples, watch, structure=recipe.changes)
     fresh = is_fresh(made.graph)
-    early = () if fresh else tuple(p for p in recipe.prune if p.pattern == "channel" or recipe.schedule == "once")
-    channel = tuple(p for p in recipe.prune if p.pattern == "channel")
+    channel = recipe.pruning(channel=True)
+    early = () if fresh else tuple(p for p in recipe.prune if p is channel or recipe.schedule == "once")
     if channel and not fresh:
-        made.graph = _restructured(made.graph, recipe, samples, watch, prune=channel)
+        made.graph = _restructured(made.graph, recipe, samples, watch, prune=(channel,))
     if recipe.pretrain:
         same = ("seed", "batch", "augment", "temperature", "balance")
         kept = {name: getattr(recipe, name) for name in same}
@@ -318,7 +317,7 @@ def _train(
         made.graph = trained("float", plain, None if itself else teacher).graph
         teacher = made.graph if itself else teacher
     if channel and fresh:
-        made.graph = _restructured(made.graph, recipe, samples, watch, prune=channel)
+        made.graph = _restructured(made.graph, recipe, samples, watch, prune=(channel,))
     done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and early == recipe.prune)
     made.graph, made.quantized, made.answers = done.graph, done.quantized, done.answers
 

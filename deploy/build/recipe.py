@@ -456,7 +456,7 @@ def _check(recipe: Recipe) -> None:
     if recipe.epochs and (recipe.equalize or recipe.correct_bias is not None):
         name = "equalize" if recipe.equalize else "bias"
         raise BuildError(f"recipe: {name} is for quantization after training, and this one trains", "without epochs")
-    if recipe.encoding == "sparse" and recipe.precision not in ("int8", "int16x8", "mixed"):
+    if recipe.encoding == "sparse" and PRECISIONS.get(recipe.precision) != "w8":
         raise BuildError(f"recipe: encoding:sparse is for weights of 8 bits, not for {recipe.precision}")
     if recipe.encoding == "sparse" and not any(p.pattern == "block" and p.of == 16 for p in recipe.prune):
         raise BuildError("recipe: encoding:sparse is for the zeros of block:1x16:S")

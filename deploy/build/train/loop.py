@@ -30,7 +30,7 @@ PRUNING = 0.5  # zeros get more; the rest is fine-tuning
 STAGE_ONE = 0.4  # binary layers have binary activations, but float weights (Bulat et al. 2019; ReActNet 2020)
 MASK_UPDATES = 100  # how often masks are chosen anew while zeros get more
 SETTLING_BATCHES = 100
-BETWEEN = 0.2  # of them, where training goes on
+BETWEEN_BATCHES = 20  # the same after an epoch that others follow
 EVALUATION_BATCH = 500
 
 
@@ -127,10 +127,11 @@ class Trainer:
             self._phase(epoch * self.steps, restored=True)
             history.append(self._epoch(epoch, report))
             epoch += 1
-            if epoch == self.settings.epochs:
+            last = epoch == self.settings.epochs
+            if last:
                 self._phase(self.total)
             # Between epochs they serve the test alone: training has each batch's own.
-            settle(self.network, self.samples, self.settings, 1 if epoch == self.settings.epochs else BETWEEN)
+            settle(self.network, self.samples, self.settings, SETTLING_BATCHES if last else BETWEEN_BATCHES)
             if test is not None:
                 history[-1]["test_accuracy"] = accuracy(self.network, test)
             if folder is not None:
@@ -211,22 +212,22 @@ class Trainer:
         )
 
 
-def settle(network: Network, samples: Samples, settings: Settings, share: float = 1) -> None:
+def settle(network: Network, samples: Samples, settings: Settings, most: int = SETTLING_BATCHES) -> None:
     """
     Give the normalizations the statistics of the weights as they are now.
 
     Running means lag behind weights that are trained, and with few bits that counts: a ternary ResNet-8 answered 80 %
-    of the test images right by running means, and 83 % by these.  They are means over at most `SETTLING_BATCHES`
-    batches of samples as they are, without augmentation.
+    of the test images right by running means, and 83 % by these.  They are means over batches of samples as
+    they are, without augmentation.
 
     Args:
-        share: of those batches that are looked at, in (0, 1].
+        most: batches.
     """
     if all(layer.node.norm is None for layer in network.weighted.values()):
         return
     run = network.answering(live=True)
     batches = samples.shuffled(settings.batch, settings.seed, settings.epochs)
-    for i, (x, _) in zip(range(round(SETTLING_BATCHES * share)), batches, strict=False):
+    for i, (x, _) in zip(range(most), batches, strict=False):
         network.follow(i / (i + 1))
         run(tf.constant(x))
     network.follow(MOMENTUM)

@@ -62,9 +62,14 @@ class Network(keras.Model):  # type: ignore[misc]
         for name, layer in self.weighted.items():
             if layer.kind == "binary":
                 self._make_binary(name, layer)
-        ours = [node.name for node in self.graph if _only_binary(self.graph, kinds, node.name)]
         learned = {self.group[self.graph[name].inputs[0]] for name, one in self.binarize.items() if one.learned}
-        self.signed = {name for name in ours if self.group[name] not in learned and self.graph[name].op != "avg_pool"}
+        self.signed = {
+            node.name
+            for node in self.graph
+            if node.op != "avg_pool"  # rounds by itself
+            and self.group[node.name] not in learned
+            and _only_binary(self.graph, kinds, node.name)
+        }
 
     def _make_grids(self, grids: Mapping[str, Grid]) -> None:
         for name, grid in grids.items():
