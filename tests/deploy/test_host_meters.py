@@ -289,7 +289,8 @@ def test_a_board_without_a_meter_is_measured_by_one_on_this_machine(
     session = open_session(board, "--sysroot", str(tmp_path / "sysroot"))
     push(session, bundle)
     store = Store(tmp_path / "results")
-    plan = Plan(duration_s=0.1, restarts=1, warmup_max_s=0.1, idle_s=0.8, windows=1, window_s=1.0)
+    # Read 20 times a second: 2.5 s is the shortest window that allows a gap of five reads, and not of two only.
+    plan = Plan(duration_s=0.1, restarts=1, warmup_max_s=0.1, idle_s=2.5, windows=1, window_s=2.5)
 
     for _ in range(4):
         with store.writer("measure", {"board": {"name": "local"}, "bundle": {"name": "sum", "digest": "ab"}}) as writer:
