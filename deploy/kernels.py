@@ -8,20 +8,19 @@ They are a delegate that the stock runtime loads (`kernels/README.md`).  A conve
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import KernelsMissing
-from deploy.paths import cache_dir, whole
+from deploy.paths import cache_dir, held, whole
 
 if TYPE_CHECKING:
     from deploy.session import Progress, Session
@@ -128,7 +127,7 @@ def library_for(identity: dict[str, Any], note: Callable[[str], None] | None = N
     target = target_of(identity)
     cached = _cached(target)
     if not cached.is_file():
-        with _alone(cached):  # several boards of one kind may be pushed to at once
+        with held(cached):  # several boards of one kind may be pushed to at once
             if not cached.is_file():
                 _build(target, cached, note)
     return cached.read_bytes()
@@ -166,14 +165,6 @@ def digest(folder: Path) -> str:
 
 def _cached(target: str) -> Path:
     return cache_dir() / "kernels" / f"{target}-{digest(sources())}.so"
-
-
-@contextlib.contextmanager
-def _alone(cached: Path) -> Iterator[None]:
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with cached.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(target: str, cached: Path, note: Callable[[str], None] | None) -> None:

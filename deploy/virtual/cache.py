@@ -29,7 +29,7 @@ _FAMILIES = {
     ".": "program or system",
 }
 _NAME = re.compile(r"(?P<group>[^.].*)-[0-9a-f]{12,16}(\.qcow2|\.so)?")
-_UNFINISHED = re.compile(r"\.(?P<name>.*-[0-9a-f]{12,16}(\.qcow2)?)\..*|(?P<other>sysroot-.*-[0-9a-f]{16})\..+")
+_UNFINISHED = re.compile(r"\.(?P<name>.*-[0-9a-f]{12,16}(\.qcow2|\.so)?)\..*|(?P<other>sysroot-.*-[0-9a-f]{16})\..+")
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,8 @@ def _left_behind(dry: bool) -> Iterator[Unneeded]:
 @contextmanager
 def _free(path: Path) -> Iterator[bool]:
     """Whether nobody makes `path` at the moment, or uses it under its lock; nobody begins meanwhile."""
-    names = (path.with_suffix(".lock"), Path(f"{path}.lock"))
-    lock = next((name for name in names if name.exists()), None)
-    if lock is None:
+    lock = path.with_name(f"{path.name}.lock")
+    if not lock.exists():
         yield True
     else:
         with _held(lock) as free:

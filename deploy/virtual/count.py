@@ -10,7 +10,6 @@ lanes counts as much as a move, and caches do not exist.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -29,7 +28,7 @@ import numpy as np
 from deploy.data import Array
 from deploy.errors import CountError, DeployError, ModelRefused, RunnerKilled, UsageError, nearest
 from deploy.kernels import library_for
-from deploy.paths import cache_dir, whole
+from deploy.paths import cache_dir, held, whole
 from deploy.virtual.cache import used
 from deploy.virtual.sysroot import Sysroot, sysroot
 
@@ -363,9 +362,7 @@ def plugin() -> Path:
     source = GUEST / "counter.c"
     key = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     built = cache_dir() / "virtual" / f"counter-{key}.so"
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{built}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(built):
         if built.is_file():
             used(built)
             return built

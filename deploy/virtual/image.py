@@ -7,7 +7,6 @@ of is written down beside it with hashes.  A damaged one is noticed before it is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -15,14 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import VirtualError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, held
 from deploy.virtual import initramfs, packages
 from deploy.virtual import kernel as kernels
 from deploy.virtual.cache import used
@@ -112,7 +110,7 @@ def ensure(arch: str, note: Note) -> Image:
         VirtualError: a package cannot be had, or the disk is full.
     """
     folder = cache_dir() / "virtual" / "images" / f"{arch}-{_recipe(arch)[:12]}"
-    with held(folder.with_suffix(".lock")):
+    with held(folder):
         if folder.is_dir():
             try:
                 found = read(folder, arch)
@@ -135,15 +133,6 @@ def ensure(arch: str, note: Note) -> Image:
                 raise VirtualError(f"no image can be made: {error.strerror}: {folder.parent}") from None
             made.rename(folder)
         return read(folder, arch)
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """One at a time does what is inside; the others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _recipe(arch: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import VirtualError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, held
 from deploy.virtual import packages
 from deploy.virtual.cache import used
 
@@ -56,12 +56,10 @@ def ensure(note: Note) -> Kernel:
         ToolMissing: a compiler, or what a kernel's build needs, is not here.
         VirtualError: the source cannot be had, or does not build; with the last error.
     """
-    from deploy.virtual.image import held
-
     texts = [(BOARD / name).read_text() for name in ("zynq.config", "pynq-z2.dts")]
     key = hashlib.sha256("\0".join([str(RECIPE), SOURCE, *texts]).encode()).hexdigest()[:12]
     folder = cache_dir() / "virtual" / "kernels" / f"zynq-{key}"
-    with held(folder.with_suffix(".lock")):
+    with held(folder):
         if not (folder / "release").is_file():
             for tool, package in _TOOLS:
                 packages.need(tool, package)

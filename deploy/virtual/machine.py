@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import ToolMissing, VirtualError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, held
 from deploy.virtual import fdt, initramfs, memory, packages
 from deploy.virtual.extras import Extras, File
-from deploy.virtual.image import Image, held
+from deploy.virtual.image import Image
 from deploy.virtual.kinds import Kind
 
 RECIPES = {"virt": 3, "xilinx-zynq-a9": 5}  # part of a warm snapshot's name; raise it when the machine changes
@@ -73,7 +73,7 @@ def qemu(arch: str) -> Qemu:
 def keys() -> Keys:
     """The keys, made if they are not there."""
     folder = cache_dir() / "virtual" / "keys"
-    with held(folder.with_suffix(".lock")):
+    with held(folder):
         found = Keys(folder / "login", folder / "host")
         for path in (found.login, found.host):
             if not path.is_file() or not path.with_suffix(".pub").is_file():

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.errors import VirtualError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, held
 from deploy.virtual import packages
 from deploy.virtual.cache import used
-from deploy.virtual.image import Image, held
+from deploy.virtual.image import Image
 
 RECIPE = 1  # part of the modules' name in the cache; raise it when this file changes what is made
 BUS = "deploy,i2c-stub"  # `compatible` of the bus in the device tree
@@ -59,7 +59,7 @@ def build(image: Image, note: Callable[[str], None]) -> Path:
         raise VirtualError(f"no sensor modules are made for {image.arch} kernels")
     key = hashlib.sha256(repr((RECIPE, SOURCES, _ADDED, OURS.read_text())).encode()).hexdigest()[:12]
     built = cache_dir() / "virtual" / "modules" / f"{image.kernel_release}-{key}"
-    with held(built.with_name(f"{built.name}.lock")):
+    with held(built):
         if built.is_dir():
             used(built)
             return built

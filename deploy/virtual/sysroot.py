@@ -7,7 +7,6 @@ once and kept in the cache.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import shutil
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import runtime
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, held
 from deploy.virtual import packages
 from deploy.virtual.cache import used
 
@@ -74,9 +73,7 @@ def sysroot(machine: str, prepare: Callable[[Sysroot], None]) -> Sysroot:
     arch, names = PACKAGES[machine]
     key = hashlib.sha256(repr((2, arch, names, PYTHON, runtime.pinned(identity))).encode()).hexdigest()[:16]
     place = cache_dir() / "virtual" / f"sysroot-{machine}-{key}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{place}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed; two processes may ask at once
+    with held(place):
         if not place.is_dir():
             staging = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}."))
             try:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.errors import DeployError, TransportError, VirtualError
-from deploy.paths import cache_dir
+from deploy.paths import cache_dir, held
 from deploy.virtual import machine, memory
 from deploy.virtual.cache import beside, used
 from deploy.virtual.extras import Extras
-from deploy.virtual.image import Image, digest, held
+from deploy.virtual.image import Image, digest
 from deploy.virtual.kinds import Kind
 
 DISK = "data.qcow2"  # in a board's folder
@@ -45,7 +45,7 @@ def ensure(
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     disk = cache_dir() / "virtual" / "warm" / f"{kind.name}-{key}.qcow2"
-    with held(disk.with_suffix(".lock")):
+    with held(disk):
         if _is_whole(disk):
             used(disk)
             return disk

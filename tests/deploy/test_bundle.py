@@ -217,7 +217,8 @@ def test_a_folder_in_the_bundles_place_is_left_alone(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_bundle_that_is_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "net.bundle"
     small().write(path)
-    (tmp_path / f".{os.getpid()}.{threading.get_ident()}.net.bundle").symlink_to("/dev/full")  # see `paths.whole`
+    staging = f".net.bundle.{os.getpid()}.{threading.get_ident()}.bundle"  # see `paths.whole`
+    (tmp_path / staging).symlink_to("/dev/full")
 
     with pytest.raises(BundleError) as caught:
         small(name="other").write(path)

@@ -90,7 +90,7 @@ def test_what_is_being_made_or_used_under_its_lock_stays_and_what_a_killed_one_l
     leave(base / "warm" / f"pi4-{NEW}.qcow2", 1)
     staging = leave(base / "images" / f".{IMAGE}.a1b2", 1)
     sysroot = leave(base / f"sysroot-aarch64-{OLD}.tmp1", 1)
-    locks = [leave(path, 1, b"") for path in (old.with_suffix(".lock"), base / "images" / f"{IMAGE}.lock")]
+    locks = [leave(path.with_name(f"{path.name}.lock"), 1, b"") for path in (old, base / "images" / IMAGE)]
 
     with locks[0].open() as one, locks[1].open() as other:
         fcntl.flock(one, fcntl.LOCK_EX)
