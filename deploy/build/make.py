@@ -269,7 +269,8 @@ def _train(
 ) -> None:
     """
     Structure, training in float, training on the grids: each on what the one before has left.  Channels go, and zeros
-    come, before training in float, unless the weights are random: those do not tell yet what matters.
+    come, before training in float, or in its course; where weights are random, and do not tell yet what matters, only
+    the latter.
     """
     from deploy.build.train import checkpoint, is_fresh, train
 
@@ -306,19 +307,19 @@ def _train(
         made.graph = _restructured(made.graph, recipe, samples, watch, structure=recipe.changes)
     fresh = is_fresh(made.graph)
     channel = recipe.pruning(channel=True)
-    early = () if fresh else tuple(p for p in recipe.prune if p is channel or recipe.schedule == "once")
+    late = fresh and bool(recipe.prune) and (channel is not None or recipe.schedule == "once")
     if channel and not fresh:
         made.graph = _restructured(made.graph, recipe, samples, watch, prune=(channel,))
     if recipe.pretrain:
-        same = ("seed", "batch", "augment", "temperature", "balance")
+        same = ("seed", "batch", "augment", "temperature", "balance", "schedule")
         kept = {name: getattr(recipe, name) for name in same}
-        plain = Recipe("float32", prune=early, structure=recipe.changes, epochs=recipe.pretrain, **kept)
+        plain = Recipe("float32", prune=() if late else recipe.prune, structure=recipe.changes, epochs=recipe.pretrain, **kept)
         itself = fresh and teacher is made.graph  # what is not trained yet teaches only afterwards
         made.graph = trained("float", plain, None if itself else teacher).graph
         teacher = made.graph if itself else teacher
     if channel and fresh:
         made.graph = _restructured(made.graph, recipe, samples, watch, prune=(channel,))
-    done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and early == recipe.prune)
+    done = trained("", recipe, teacher, adapted=bool(recipe.pretrain) and not late)
     made.graph, made.quantized, made.answers = done.graph, done.quantized, done.answers
 
 

@@ -129,7 +129,7 @@ class Recipe:
         storage: bits of the narrowest integers in the file, 2, 4 or 8; values stay what they are.  Stock LiteRT runs no
             convolution of 2 bits (our kernels do); 4 and 8 make a larger file that it runs.
         schedule: of zeros: ``once``, before the first epoch and with the other weights repaired, or ``cubic``, more and
-            more of them over the first half of the epochs, for a model that begins with random weights.
+            more of them over the first half of `pretrain`, or of `epochs` without it.
         rate: the learning rate of `epochs`, not of `pretrain`, at its highest; None: where training makes up for
             rounding alone 3e-4, to 8 bits 1e-4; 3e-3 for binary layers, 1e-3 otherwise; in float 1e-2 for random
             weights, after pruning, and in another structure.

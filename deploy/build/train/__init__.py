@@ -112,7 +112,7 @@ def train(
         optimizer=optimizer,
         seed=recipe.seed,
         augment=recipe.augment,
-        prune=zeros if recipe.schedule == "cubic" else None,
+        prune=zeros if recipe.schedule == "cubic" and not adapted else None,
     )
     loss = distilled(_teacher(teacher, network), recipe.temperature, recipe.balance)
     trainer = Trainer(network, ready, settings, loss)
@@ -198,7 +198,7 @@ def _network(
     graph: Graph, recipe: Recipe, kinds: Mapping[str, str], ready: sample_sets.Samples, adapted: bool
 ) -> Network:
     """The network where training begins: with its zeros, unless they come gradually, its grids, and its integers."""
-    zeros = recipe.pruning(channel=False) if recipe.schedule == "once" else None
+    zeros = recipe.pruning(channel=False) if recipe.schedule == "once" or adapted else None
     if zeros and not adapted:
         graph = pruned(graph, zeros, ready.some(graph.inputs[0], SAMPLES, recipe.seed))
     if recipe.is_float:

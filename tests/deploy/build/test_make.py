@@ -237,12 +237,14 @@ def test_terms_compose_from_random_weights_to_pruned_integers(here: Path) -> Non
     assert built.accuracy is not None and built.accuracy.value > 0.5  # of four classes
 
 
+@pytest.mark.parametrize("schedule", ["once", "cubic"])
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
-def test_zeros_of_a_trained_model_come_before_training_in_float_and_stay_where_they_are(here: Path) -> None:
+def test_zeros_come_before_or_while_a_trained_model_trains_in_float_and_stay(here: Path, schedule: str) -> None:
     options = "+batch:32+augment:off+samples:32"
     made("float32+epochs:1" + options, keep=here / "net.keras")
+    recipe = f"int8+tile:0.5+schedule:{schedule}+pretrain:1+epochs:1{options}"
 
-    built = made("int8+tile:0.5+pretrain:1+epochs:1" + options, str(here / "net.keras"), checkpoints=here / "kept")
+    built = made(recipe, str(here / "net.keras"), checkpoints=here / "kept")
 
     with np.load(here / "kept" / "float" / "checkpoint.npz") as archive:
         of_middle = [value for value in archive.values() if value.shape == (3, 3, 8, 32)]
