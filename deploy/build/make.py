@@ -313,7 +313,8 @@ def _train(
     if recipe.pretrain:
         same = ("seed", "batch", "augment", "temperature", "balance", "schedule")
         kept = {name: getattr(recipe, name) for name in same}
-        plain = Recipe("float32", prune=() if late else recipe.prune, structure=recipe.changes, epochs=recipe.pretrain, **kept)
+        early = () if late else recipe.prune
+        plain = Recipe("float32", prune=early, structure=recipe.changes, epochs=recipe.pretrain, **kept)
         itself = fresh and teacher is made.graph  # what is not trained yet teaches only afterwards
         made.graph = trained("float", plain, None if itself else teacher).graph
         teacher = made.graph if itself else teacher

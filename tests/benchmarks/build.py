@@ -65,7 +65,12 @@ ROWS = {
     "w4a8": Row("w4a8, trained", "w4a8+distill+epochs:4", FLOAT - 0.005, size=0.62),
     "w2a8": Row("w2a8, trained", "w2a8+distill+epochs:5", FLOAT - 0.025, size=0.45),
     "ternary": Row("ternary, trained", "ternary+distill+epochs:10", FLOAT - 0.025, size=0.45),
-    "tile": Row("int8, 75 % tile zeros", "int8+tile:0.75+schedule:cubic+distill+pretrain:40+epochs:2", FLOAT - 0.02, pushed=0.4),
+    "tile": Row(
+        "int8, 75 % tile zeros",
+        "int8+tile:0.75+schedule:cubic+distill+pretrain:40+epochs:2",
+        FLOAT - 0.02,
+        pushed=0.4,
+    ),
     "w4a8-tile": Row("w4a8, 50 % tile zeros", "w4a8+tile:0.5+distill+epochs:15", FLOAT - 0.015),
     "channel": Row("int8, half of the MACs", "int8+channel:0.5+distill+pretrain:40+epochs:2", FLOAT - 0.015),
     "binary": Row("CNV, one bit (W1A1)", "binary+epochs:22", 0.82, source="zoo:cnv", preprocess=""),
