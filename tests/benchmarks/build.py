@@ -73,7 +73,7 @@ ROWS = {
     ),
     "w4a8-tile": Row("w4a8, 50 % tile zeros", "w4a8+tile:0.5+distill+epochs:15", FLOAT - 0.015),
     "channel": Row("int8, half of the MACs", "int8+channel:0.5+distill+pretrain:40+epochs:2", FLOAT - 0.015),
-    "binary": Row("CNV, one bit (W1A1)", "binary+epochs:22", 0.82, source="zoo:cnv", preprocess=""),
+    "binary": Row("CNV, one bit (W1A1)", f"binary+distill:{RESNET8}+epochs:20", 0.82, source="zoo:cnv"),
     "width": Row("width 0.5, trained alone", "int8+width:0.5+pretrain:20+epochs:2", 0.0),
     "distill": Row("width 0.5, distilled", "int8+width:0.5+distill+pretrain:20+epochs:2", 0.01, over="width"),
 }
@@ -139,7 +139,7 @@ def one(name: str, seed: int) -> None:
             recipe=row.recipe,
             seed=seed,
             data=os.environ.get("DEPLOY_BENCH_CIFAR10", "cifar10"),
-            preprocess=parse_preprocess(row.preprocess) if row.preprocess else None,
+            preprocess=parse_preprocess(row.preprocess),
             watch=Watch(note),
             checkpoints=checkpoints,
             resume=any(checkpoints.rglob("checkpoint.npz")),
