@@ -205,8 +205,8 @@ def show(board: str, bundle: str, measured: Any) -> None:
         beside = "; without what the CPU runs" if told["nodes"] < told["of"] else ""
         table.add_row("latency", f"simulated {d(latency.median_ns)}, {same}{beside}")
     else:
-        interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]" if latency.low_ns is not None else ""
-        table.add_row("latency", f"median {d(latency.median_ns)}{interval}  95 %, n = {latency.n:,}")
+        interval = f" [{d(latency.low_ns)}, {d(latency.high_ns)}]  95 %" if latency.low_ns is not None else ""
+        table.add_row("latency", f"median {d(latency.median_ns)}{interval}, n = {latency.n:,}")
         table.add_row("", f"min {d(latency.min_ns)}  {tail(latency)}  max {d(latency.max_ns)}")
     if measured.service:
         table.add_row("service", f"median {d(measured.service.median_ns)}; {measured.late_starts:,} starts came late")

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.transport import mdns
@@ -81,6 +81,7 @@ def test_a_name_that_points_to_itself_is_refused() -> None:
         list(parse(header + b"\xc0\x0c" + struct.pack(">HHIH", 12, 1, 0, 0)))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_whatever_comes_is_understood_or_refused(data: bytes, response: bool) -> None:
     header = struct.pack(">6H", 0, 0x8400, 1, 3, 0, 0) if response else b""

@@ -55,7 +55,7 @@ def sshd(tmp_path: Path, private_home: Path) -> Iterator[Sshd]:
 @pytest.fixture
 def board() -> Board:
     return Board.model_validate(
-        {"name": "pi", "kind": "generic", "transport": {"kind": "ssh", "host": ALIAS, "timeout_s": 5}}
+        {"name": "pi", "kind": "generic", "transport": {"kind": "ssh", "host": ALIAS, "timeout_s": 60}}
     )
 
 

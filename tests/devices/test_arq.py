@@ -139,6 +139,7 @@ def test_no_frame_has_a_byte_that_software_flow_control_eats_and_control_frames_
         assert min(arq.control(Kind.CONNECT, value * 0x01010101 & 0xFFFFFFFF)) >= 0x20
 
 
+@settings(deadline=None)
 @given(content=st.binary(min_size=1, max_size=80))
 def test_content_that_makes_no_sense_is_refused_though_its_checksum_holds(content: bytes) -> None:
     board = Connection(7, False, 0.0)

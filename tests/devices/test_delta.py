@@ -56,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("delta")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=2000))
 def test_bits_come_back_in_order_whatever_their_contexts(coded: list[tuple[int, bool]]) -> None:
     there = Contexts()

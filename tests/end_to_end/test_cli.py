@@ -89,7 +89,8 @@ def test_a_measurement_says_median_interval_energy_runtime_and_verdict(say: Said
 
     assert 0 == code
     words = re.sub(r"\d[\d,.]*", "#", out)
-    assert "latency    median # us [# us, # us]  # %, n = #" in words
+    found = re.search(r"latency    median # \w+( \[# \w+, # \w+\]  # %)?, n = #", words)
+    assert found and (found[1] or "restarts-disagree" in out), out  # on a busy machine, rightly so
     assert "verdict" in words
     assert "energy: not measured (no meter on local)\n" in out or "measured:" in out
 

@@ -220,9 +220,12 @@ def test_a_switch_is_driven_by_labgrids_own_driver(
 
 @pytest.mark.usefixtures("drivers")
 def test_a_switch_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(power, "COMMAND_S", 0.5)
     shown = "power of board 'pi': labgrid's {} at 10.0.0.9, 3 on: "
-    for model, reason in (("nonesuch", "exit status 1: labgrid has no such model"), ("stuck", "takes more than 0 s")):
+    for model, limit_s, reason in (
+        ("nonesuch", 60.0, "exit status 1: labgrid has no such model"),
+        ("stuck", 0.5, "takes more than 0 s"),
+    ):
+        monkeypatch.setattr(power, "COMMAND_S", limit_s)
         with pytest.raises(PowerError) as caught:
             power.switch(with_power(model=model, host="10.0.0.9", index=3), "on", tmp_path)
 

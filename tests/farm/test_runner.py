@@ -40,7 +40,7 @@ class Lab:
         boards_yaml(folder, NAMES)
         digits.write(folder / "digits.bundle")
         self.store = Store(folder / "results")
-        self.reach = Reach(folder / "sim", silence_s=1.0)
+        self.reach = Reach(folder / "sim", silence_s=5.0)
 
     def runner(
         self,
