@@ -150,9 +150,9 @@ def test_what_was_held_before_a_reboot_is_free_however_the_clocks_stand(opened: 
 
 
 def test_a_lease_is_renewed_as_long_as_its_process_lives(opened: Open) -> None:
-    with opened().take("pi", for_s=0.3) as lease:
+    with opened().take("pi", for_s=1.5) as lease:
         first = lease.expires
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while lease.expires < first + 600_000_000 and time.monotonic() < end:
             lease.check()
             time.sleep(0.02)

@@ -57,9 +57,16 @@ def test_a_verb_waits_and_says_for_whom_and_where_it_stands(say: Said, leases: L
     while not leases.queue():
         time.sleep(0.01)
 
-    threading.Timer(0.5, held.release).start()
+    def give_back() -> None:
+        while len(leases.queue()) < 2:
+            time.sleep(0.01)
+        held.release()
+
+    giving = threading.Thread(target=give_back)
+    giving.start()
     code, out, err = say("releases", "-b", "one")
 
+    giving.join()
     other.join()
     assert (0, "one: nothing pushed yet\n") == (code, out)
     assert "waiting: place 2 in the queue for one; one is held by anna (measure kws)" == err.splitlines()[0]
