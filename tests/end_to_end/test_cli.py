@@ -89,8 +89,8 @@ def test_a_measurement_says_median_interval_energy_runtime_and_verdict(say: Said
 
     assert 0 == code
     words = re.sub(r"\d[\d,.]*", "#", out)
-    found = re.search(r"latency    median # \w+( \[# \w+, # \w+\]  # %)?, n = #", words)
-    assert found and (found[1] or "restarts-disagree" in out), out  # on a busy machine, rightly so
+    # Where restarts disagree, as on a busy machine, the interval is so wide that it leaves "us", or begins below 0.
+    assert re.search(r"latency    median # us \[-?# \ws, # \w?s\]  # %, n = #", words), out
     assert "verdict" in words
     assert "energy: not measured (no meter on local)\n" in out or "measured:" in out
 
